@@ -1,0 +1,64 @@
+# From X-ray free-electron-laser pulse trains to photon hits. Results are named below the directory `scratch` of the
+# configuration: frames/ integrity/ vds/ pulses/ masks/ litpixels/ events/ saved_hits/ powder/ emc/ geom/ plots/ report/
+# and the short names r0050_hits.cxi, r0050.emc, r0050_events.h5, r0050_powder.h5.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.25")
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+
+configfile: str(Path(workflow.basedir) / "config" / "config.yaml")
+
+
+include: "rules/common.smk"
+
+
+os.environ["PULSETRAIN_OUTPUT_MODE"] = config["output_mode"]
+
+
+workdir: str(from_checkout(config["scratch"]))
+
+
+report: "rules/report/workflow.rst"
+
+
+wildcard_constraints:
+    run=r"\d{4}",
+    module=r"\d{2}",
+    sequence=r"\d{5}",
+    calibration=r"[A-Za-z0-9_.-]+",
+
+
+localrules:
+    all,
+    accept_run,
+    link_hits,
+    link_emc,
+    link_events,
+    link_powder,
+
+
+include: "rules/integrity.smk"
+include: "rules/pulses.smk"
+include: "rules/masks.smk"
+include: "rules/hitfinding.smk"
+include: "rules/hits.smk"
+include: "rules/plots.smk"
+include: "rules/links.smk"
+
+
+if config["simulate"] is not None:
+
+    include: "rules/simulate.smk"
+
+
+rule all:
+    """Everything for every run of the run table."""
+    default_target: True
+    input:
+        all_targets(),

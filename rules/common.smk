@@ -1,0 +1,287 @@
+"""The configuration, the run table, and the functions that rules use to find their inputs; no rules here."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+
+from snakemake.exceptions import WorkflowError
+
+from pulsetrain import config as settings_of
+from pulsetrain.memory import litpixels_mb
+from pulsetrain.provenance import code_of
+
+SCHEMAS = Path(workflow.basedir) / "config" / "schemas"
+CONDA = str(Path(workflow.basedir) / "envs" / "pulsetrain.yaml")
+# Aggregators that hold detector modules; the pulse energies are in the other files of a run.
+DETECTOR_FILE = re.compile(r"-(AGIPD|LPD|DSSC|JNGFR|EPIX|PNCCD|SHIMADZU|GH2|HED)\d*-S\d{5}\.h5$")
+EXDF_FILE = re.compile(r"^(RAW|CORR)-R(\d{4})-([A-Z0-9]+)-S(\d{5})\.h5$")
+
+
+def from_checkout(path):
+    """A path of the configuration: relative ones count from the checkout, wherever snakemake was started."""
+    return (Path(workflow.basedir) / Path(path).expanduser()).absolute()
+
+
+def checked(function, *arguments):
+    """Call a function of the library; show its ConfigError as one clear message without a traceback."""
+    try:
+        return function(*arguments)
+    except settings_of.ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+config = checked(settings_of.complete_config, config, SCHEMAS / "config.schema.yaml", "the configuration")
+DATA_ROOT = from_checkout(config["data_root"])
+RUN_TABLE = from_checkout(config["runs"])
+RUNS = checked(settings_of.read_run_table, RUN_TABLE, SCHEMAS / "runs.schema.yaml", sorted(config["calibrations"]))
+DETECTOR = config["detector"]
+MODULES = [f"{number:02d}" for number in sorted(DETECTOR["modules"])]
+if config["simulate"] is None and not DATA_ROOT.is_dir():
+    raise WorkflowError(f"the directory {DATA_ROOT} does not exist; set `data_root` in the configuration")
+
+
+def run_row(run):
+    """Row of the run table for a run (four digits)."""
+    if run not in RUNS:
+        raise WorkflowError(str(settings_of.unknown_run(run, RUNS, RUN_TABLE)))
+    return RUNS[run]
+
+
+def stream_of(wildcards):
+    return run_row(wildcards.run)["stream"]
+
+
+def vds_of(wildcards):
+    return f"vds/r{wildcards.run}_vds_{stream_of(wildcards)}.h5"
+
+
+def only_its_stream(wildcards):
+    """The frame table, if the VDS asked for is of the stream that the run table gives the run."""
+    stream = stream_of(wildcards)
+    if wildcards.stream != stream:
+        raise WorkflowError(
+            f"vds/r{wildcards.run}_vds_{wildcards.stream}.h5 was asked for, but the run table {RUN_TABLE} gives run "
+            f"{wildcards.run} the stream {stream}; ask for vds/r{wildcards.run}_vds_{stream}.h5, or change the table"
+        )
+    return f"frames/r{wildcards.run}.h5"
+
+
+def per_module(pattern):
+    """Input function: the files of all modules in use."""
+    return lambda wildcards: [pattern.format(run=wildcards.run, module=module) for module in MODULES]
+
+
+# Sources
+
+
+@functools.cache
+def simulated_settings():
+    from pulsetrain import simulate
+
+    given = {name: value for name, value in config["simulate"].items() if value is not None}
+    given |= {"detector": DETECTOR["name"], "distance_m": DETECTOR["distance_m"], "modules": DETECTOR["modules"]}
+    return simulate.settings(geometry=str(from_checkout(DETECTOR["geometry"])), **given)
+
+
+@functools.cache
+def directory_files(path):
+    """Names and sizes of the European XFEL files in a directory, sorted; None if there is no such directory."""
+    try:
+        entries = os.scandir(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WorkflowError(f"{path} cannot be listed: {error.strerror}; ask for access or correct `data_root`")
+    with entries:
+        return {entry.name: entry.stat().st_size for entry in sorted(entries, key=lambda e: e.name) if EXDF_FILE.match(entry.name)}
+
+
+@functools.cache
+def run_sources(run):
+    """Files of a run: {"modules": {path: size}, "control": {path: size}}; sizes are None for simulated ones."""
+    stream = run_row(run)["stream"]
+    if config["simulate"] is not None:
+        from pulsetrain.simulate_files import run_files
+
+        files = run_files(str(DATA_ROOT), simulated_settings(), int(run), stream)
+        modules = [path for paths in files["modules"].values() for path in paths]
+        return {"modules": dict.fromkeys(sorted(modules)), "control": dict.fromkeys(sorted(files["control"]))}
+    directories = {name: DATA_ROOT / name / f"r{run}" for name in ("raw", "proc")}
+    listed = {name: directory_files(directory) for name, directory in directories.items()}
+    modules = {}
+    for name, size in (listed[stream] or {}).items():
+        match = EXDF_FILE.match(name)
+        if re.fullmatch(r"AGIPD\d\d", match[3]) and match[3][-2:] in MODULES:
+            modules[str(directories[stream] / name)] = size
+    if not modules:
+        raise WorkflowError(missing_run(run, stream, directories, listed))
+    control = {
+        str(directories[name] / file): size
+        for name in listed
+        for file, size in (listed[name] or {}).items()
+        if not DETECTOR_FILE.search(file)
+    }
+    return {"modules": modules, "control": control}
+
+
+def missing_run(run, stream, directories, listed):
+    """What to say when a run has no module files in the directory of its stream."""
+    other = "raw" if stream == "proc" else "proc"
+    found = "does not exist" if listed[stream] is None else "holds no files like *-AGIPD00-S00000.h5 of the modules in use"
+    message = f"run {run}: the directory {directories[stream]} {found}"
+    if listed[other]:
+        return f"{message}, but {directories[other]} has files: set stream: {other} for this run in {RUN_TABLE}"
+    return f"{message}; check `data_root` ({DATA_ROOT}) and the run number, or wait until the run is copied"
+
+
+def module_files(wildcards):
+    return list(run_sources(wildcards.run)["modules"])
+
+
+def control_files(wildcards):
+    return list(run_sources(wildcards.run)["control"])
+
+
+def source_sizes(kind):
+    """Parameter {file name: size}: a new or re-corrected file changes it, a copy with new dates does not."""
+
+    def sizes(wildcards):
+        if config["simulate"] is not None:
+            text = json.dumps(simulated_settings() | {"geometry": None}, sort_keys=True)
+            return {"simulated": hashlib.sha256(text.encode()).hexdigest()[:12]}
+        return {Path(path).name: size for path, size in sorted(run_sources(wildcards.run)[kind].items())}
+
+    return sizes
+
+
+# Constants, geometry, masks
+
+
+def constants_directory(run):
+    name = run_row(run)["calibration"]
+    given = config["calibrations"][name]["constants"]
+    if given is None:
+        if config["simulate"] is None:
+            raise WorkflowError(
+                f"run {run} has stream raw and calibration {name}, but calibrations.{name}.constants is not set; give "
+                "the directory that holds constants_m00.h5 and mask_m00.h5"
+            )
+        return f"calibration/{name}"
+    directory = from_checkout(given)
+    if not directory.is_dir():
+        raise WorkflowError(f"calibrations.{name}.constants: the directory {directory} does not exist")
+    return str(directory)
+
+
+def constants_of(kind, module=None):
+    """Input function: files `kind` (constants or mask) of one module, or of all; none for corrected data."""
+
+    def files(wildcards):
+        if stream_of(wildcards) != "raw":
+            return []
+        directory = constants_directory(wildcards.run)
+        modules = MODULES if module is None else [wildcards.module]
+        return [f"{directory}/{kind}_m{number}.h5" for number in modules]
+
+    return files
+
+
+@functools.cache
+def file_sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+
+
+def geometry_of(wildcards):
+    path = from_checkout(run_row(wildcards.run)["geometry"] or DETECTOR["geometry"])
+    if not path.is_file():
+        raise WorkflowError(
+            f"run {wildcards.run}: the geometry file {path} does not exist; set detector.geometry in the configuration, "
+            "or the run's column geometry in the run table, to a CrystFEL .geom file"
+        )
+    return str(path)
+
+
+def geometry_sha256(wildcards):
+    return file_sha256(geometry_of(wildcards))
+
+
+def given_file(key, path):
+    full = from_checkout(path)
+    if not full.is_file():
+        raise WorkflowError(f"{key}: the file {full} does not exist")
+    return str(full)
+
+
+USER_MASKS = [given_file("masks.user", path) for path in config["masks"]["user"]]
+REGION = [given_file("hits.region", config["hits"]["region"])] if config["hits"]["region"] else []
+
+
+def contents(paths):
+    """Parameter {file name: hash} of files that enter by content, so that a moved checkout reruns nothing."""
+    return {Path(path).name: file_sha256(path) for path in sorted(paths)}
+
+
+# Resources
+
+
+def input_mb(run, kind="modules"):
+    """Size of a run's source files [MB]; 0 where they are still to be simulated."""
+    return sum(size or 0 for size in run_sources(run)[kind].values()) / 1e6
+
+
+def minutes(per_gb, least=10):
+    """Run time that grows with the run's data and with each attempt."""
+    return lambda wildcards, attempt: attempt * int(least + per_gb * input_mb(wildcards.run) / 1e3)
+
+
+def module_minutes(per_gb, least=10):
+    """As `minutes`, for the data of one module."""
+    return lambda wildcards, attempt: attempt * int(least + per_gb * input_mb(wildcards.run) / 1e3 / len(MODULES))
+
+
+def litpixels_memory(wildcards, threads, attempt):
+    return attempt * litpixels_mb(stream_of(wildcards), threads)
+
+
+# Targets
+
+
+def run_targets(run):
+    """What a run of the run table should end in."""
+    return [f"r{run}_hits.cxi", f"r{run}.emc", f"r{run}_events.h5", f"r{run}_powder.h5", f"report/r{run}.html"]
+
+
+def all_targets():
+    return [target for run in RUNS for target in run_targets(run)]
+
+
+PLOTS = {
+    "integrity": "Data",
+    "coverage": "Data",
+    "hitscore": "Hits",
+    "hitscore_histogram": "Hits",
+    "guards": "Hits",
+    "hit_rate": "Hits",
+    "pulse_energy": "Pulses",
+    "powder_all": "Powder",
+    "powder_hits": "Powder",
+    "powder_misses": "Powder",
+    "mask": "Mask",
+    "gallery": "Hits",
+}
+
+
+def figure(name):
+    """An output that is a picture in the report, with its caption."""
+    return report(
+        f"plots/r{{run}}_{name}.png",
+        caption=str(Path(workflow.basedir) / "rules" / "report" / f"{name}.rst"),
+        category="Run {run}",
+        subcategory=PLOTS[name],
+        labels={"figure": name.replace("_", " ")},
+    )
+
+
+CAPTIONS = [str(Path(workflow.basedir) / "rules" / "report" / f"{name}.rst") for name in PLOTS]

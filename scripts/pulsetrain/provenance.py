@@ -1,0 +1,147 @@
+"""Where a result comes from: the code, the parameters and the inputs that made it."""
+
+import ast
+import functools
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pulsetrain import __version__
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+
+
+def code_of(script):
+    """Name and hash the script and every project module that it imports, directly or not.
+
+    As a rule's parameter this makes an edited library module rerun exactly its users, and a touched or freshly
+    cloned file rerun nothing.
+
+    Parameters
+    ----------
+    script : str
+        File name in ``scripts/``, such as ``"find_hits.py"``.
+
+    Returns
+    -------
+    dict
+        {path relative to ``scripts/``: first 12 hex digits of the sha256}, sorted by path.
+    """
+    found = {}
+    pending = [SCRIPTS / script]
+    while pending:
+        path = pending.pop()
+        name = path.relative_to(SCRIPTS).as_posix()
+        if name in found:
+            continue
+        found[name], imported = _read_module(path)
+        pending.extend(imported)
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def _read_module(path):
+    source = path.read_bytes()
+    imported = []
+    for node in ast.walk(ast.parse(source, filename=str(path))):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ImportError(f"{path}: relative import in line {node.lineno}; write the full module name")
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            imported.extend(_project_files(name))
+    return hashlib.sha256(source).hexdigest()[:12], tuple(dict.fromkeys(imported))
+
+
+def _project_files(module):
+    """Files that importing `module` runs: every package on the way and the module itself."""
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        base = SCRIPTS.joinpath(*parts[:depth])
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                yield path
+
+
+def begin_job(rule, params, inputs, log, threads=1):
+    """Start a job: open its log, check its code, and collect what its outputs will say of their origin.
+
+    Parameters
+    ----------
+    rule : str
+        Name of the rule and of its script.
+    params : dict
+        The rule's parameters; ``params["code"]`` is what :func:`code_of` gave when the job was planned.
+    inputs : list of str
+        Input files.
+    log : str
+        Log file; uncaught exceptions land in it too.
+    threads : int
+        Threads that numba may use.
+
+    Returns
+    -------
+    dict
+        Attributes for the root group of each output.
+
+    Raises
+    ------
+    RuntimeError
+        If the code was edited between planning and now.
+    """
+    _log_to(log)
+    params = dict(params)
+    planned = params.pop("code")
+    running = code_of(f"{rule}.py")
+    changed = sorted(name for name in {*planned, *running} if planned.get(name) != running.get(name))
+    if changed:
+        raise RuntimeError(
+            f"{', '.join(changed)} changed after this {rule} job was planned, so its result would not be what the "
+            "plan says. Start snakemake again: it will plan with the code as it is now."
+        )
+    os.environ["NUMBA_NUM_THREADS"] = str(max(1, int(threads)))
+    files = {name: Path(name).stat().st_size for name in sorted(set(map(str, inputs))) if Path(name).is_file()}
+    return {
+        "pulsetrain_version": __version__,
+        "git_revision": git_revision(),
+        "rule": rule,
+        "params": json.dumps(params, sort_keys=True, default=str),
+        "code": json.dumps(running, sort_keys=True),
+        "inputs": json.dumps(files, sort_keys=True),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def git_revision():
+    """Revision of the checkout, with ``-dirty`` when tracked files were edited; ``unknown`` without git."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(SCRIPTS), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _log_to(path):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handlers = [logging.FileHandler(path, mode="w"), logging.StreamHandler()]
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
+    )
+
+    def log_exception(kind, value, trace):
+        logging.getLogger(__name__).critical("stopped by an error", exc_info=(kind, value, trace))
+
+    sys.excepthook = log_exception
