@@ -1,0 +1,15 @@
+"""Draw the hit score, its histogram, the guards and the hit rate (PNG)."""
+
+from pulsetrain.figures import save_figure
+from pulsetrain.provenance import begin_job
+from pulsetrain.run_figures import draw_guards, draw_hit_rate, draw_hitscore, draw_hitscore_histogram, read_events
+
+
+if __name__ == "__main__":
+    job = snakemake  # noqa: F821
+    begin_job(job.rule, dict(job.params), job.input, job.log[0])
+    frames, trains, _, attributes = read_events(job.input.events)
+    save_figure(draw_hitscore(frames, attributes), job.output.hitscore)
+    save_figure(draw_hitscore_histogram(frames, attributes), job.output.hitscore_histogram)
+    save_figure(draw_guards(trains), job.output.guards)
+    save_figure(draw_hit_rate(frames, attributes), job.output.hit_rate)
