@@ -21,7 +21,7 @@ include: "rules/common.smk"
 os.environ["PULSETRAIN_OUTPUT_MODE"] = config["output_mode"]
 
 
-workdir: str(from_checkout(config["scratch"]))
+workdir: str(SCRATCH)
 
 
 report: "rules/report/workflow.rst"

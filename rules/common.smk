@@ -34,12 +34,21 @@ def checked(function, *arguments):
 
 config = checked(settings_of.complete_config, config, SCHEMAS / "config.schema.yaml", "the configuration")
 DATA_ROOT = from_checkout(config["data_root"])
+SCRATCH = from_checkout(config["scratch"])
 RUN_TABLE = from_checkout(config["runs"])
 RUNS = checked(settings_of.read_run_table, RUN_TABLE, SCHEMAS / "runs.schema.yaml", sorted(config["calibrations"]))
 DETECTOR = config["detector"]
 MODULES = [f"{number:02d}" for number in sorted(DETECTOR["modules"])]
 if config["simulate"] is None and not DATA_ROOT.is_dir():
     raise WorkflowError(f"the directory {DATA_ROOT} does not exist; set `data_root` in the configuration")
+
+
+def from_scratch(path):
+    """A path as seen from the working directory: relative, so that a tree that is moved whole reruns nothing."""
+    return os.path.relpath(path, os.path.realpath(SCRATCH))
+
+
+DATA = from_scratch(DATA_ROOT)
 
 
 def run_row(run):
@@ -95,7 +104,11 @@ def directory_files(path):
     except OSError as error:
         raise WorkflowError(f"{path} cannot be listed: {error.strerror}; ask for access or correct `data_root`")
     with entries:
-        return {entry.name: entry.stat().st_size for entry in sorted(entries, key=lambda e: e.name) if EXDF_FILE.match(entry.name)}
+        return {
+            entry.name: entry.stat().st_size
+            for entry in sorted(entries, key=lambda e: e.name)
+            if EXDF_FILE.match(entry.name)
+        }
 
 
 @functools.cache
@@ -105,7 +118,7 @@ def run_sources(run):
     if config["simulate"] is not None:
         from pulsetrain.simulate_files import run_files
 
-        files = run_files(str(DATA_ROOT), simulated_settings(), int(run), stream)
+        files = run_files(DATA, simulated_settings(), int(run), stream)
         modules = [path for paths in files["modules"].values() for path in paths]
         return {"modules": dict.fromkeys(sorted(modules)), "control": dict.fromkeys(sorted(files["control"]))}
     directories = {name: DATA_ROOT / name / f"r{run}" for name in ("raw", "proc")}
@@ -114,11 +127,11 @@ def run_sources(run):
     for name, size in (listed[stream] or {}).items():
         match = EXDF_FILE.match(name)
         if re.fullmatch(r"AGIPD\d\d", match[3]) and match[3][-2:] in MODULES:
-            modules[str(directories[stream] / name)] = size
+            modules[f"{DATA}/{stream}/r{run}/{name}"] = size
     if not modules:
         raise WorkflowError(missing_run(run, stream, directories, listed))
     control = {
-        str(directories[name] / file): size
+        f"{DATA}/{name}/r{run}/{file}": size
         for name in listed
         for file, size in (listed[name] or {}).items()
         if not DETECTOR_FILE.search(file)
@@ -129,7 +142,9 @@ def run_sources(run):
 def missing_run(run, stream, directories, listed):
     """What to say when a run has no module files in the directory of its stream."""
     other = "raw" if stream == "proc" else "proc"
-    found = "does not exist" if listed[stream] is None else "holds no files like *-AGIPD00-S00000.h5 of the modules in use"
+    found = (
+        "does not exist" if listed[stream] is None else "holds no files like *-AGIPD00-S00000.h5 of the modules in use"
+    )
     message = f"run {run}: the directory {directories[stream]} {found}"
     if listed[other]:
         return f"{message}, but {directories[other]} has files: set stream: {other} for this run in {RUN_TABLE}"
@@ -172,7 +187,7 @@ def constants_directory(run):
     directory = from_checkout(given)
     if not directory.is_dir():
         raise WorkflowError(f"calibrations.{name}.constants: the directory {directory} does not exist")
-    return str(directory)
+    return from_scratch(directory)
 
 
 def constants_of(kind, module=None):
@@ -193,34 +208,30 @@ def file_sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
 
 
-def geometry_of(wildcards):
-    path = from_checkout(run_row(wildcards.run)["geometry"] or DETECTOR["geometry"])
-    if not path.is_file():
-        raise WorkflowError(
-            f"run {wildcards.run}: the geometry file {path} does not exist; set detector.geometry in the configuration, "
-            "or the run's column geometry in the run table, to a CrystFEL .geom file"
-        )
-    return str(path)
-
-
-def geometry_sha256(wildcards):
-    return file_sha256(geometry_of(wildcards))
-
-
 def given_file(key, path):
+    """A file named in the configuration, as written there; it must exist."""
     full = from_checkout(path)
     if not full.is_file():
         raise WorkflowError(f"{key}: the file {full} does not exist")
-    return str(full)
+    return path
+
+
+def geometry_of(wildcards):
+    """The run's geometry: a parameter, as written, since an absolute path would change with a moved checkout."""
+    return given_file(f"geometry of run {wildcards.run}", run_row(wildcards.run)["geometry"] or DETECTOR["geometry"])
+
+
+def contents(paths):
+    """Parameter {file as written in the configuration: hash of its contents}."""
+    return {path: file_sha256(from_checkout(path)) for path in sorted(paths)}
+
+
+def geometry_sha256(wildcards):
+    return file_sha256(from_checkout(geometry_of(wildcards)))
 
 
 USER_MASKS = [given_file("masks.user", path) for path in config["masks"]["user"]]
 REGION = [given_file("hits.region", config["hits"]["region"])] if config["hits"]["region"] else []
-
-
-def contents(paths):
-    """Parameter {file name: hash} of files that enter by content, so that a moved checkout reruns nothing."""
-    return {Path(path).name: file_sha256(path) for path in sorted(paths)}
 
 
 # Resources
@@ -284,4 +295,4 @@ def figure(name):
     )
 
 
-CAPTIONS = [str(Path(workflow.basedir) / "rules" / "report" / f"{name}.rst") for name in PLOTS]
+CAPTIONS = [f"rules/report/{name}.rst" for name in PLOTS]

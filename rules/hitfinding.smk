@@ -10,7 +10,6 @@ rule count_litpixels:
         vds=vds_of,
         mask="masks/r{run}_m{module}.h5",
         constants=constants_of("constants", "one"),
-        region=ancient(REGION),
     output:
         litpixels="litpixels/r{run}_m{module}.h5",
     log:

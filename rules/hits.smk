@@ -43,7 +43,6 @@ rule write_cxi:
         outliers=per_module("masks/r{run}_outliers_m{module}.h5"),
         misses="powder/r{run}_misses.h5",
         constants=constants_of("constants"),
-        geometry=ancient(geometry_of),
     output:
         cxi="saved_hits/r{run}_hits.cxi",
         geom="geom/r{run}.geom",
@@ -64,6 +63,7 @@ rule write_cxi:
         dtype=config["cxi"]["dtype"],
         detector=DETECTOR["name"],
         distance_m=DETECTOR["distance_m"],
+        geometry=geometry_of,
         geometry_sha=geometry_sha256,
         modules=sorted(DETECTOR["modules"]),
         stream=stream_of,

@@ -9,7 +9,6 @@ rule make_run_mask:
     input:
         vds=vds_of,
         constants_mask=constants_of("mask", "one"),
-        user=ancient(USER_MASKS),
     output:
         mask="masks/r{run}_m{module}.h5",
     log:

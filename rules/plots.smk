@@ -82,7 +82,6 @@ rule plot_powder:
     """Draw the summed photons of all frames, hits and misses on the assembled detector. Wildcard: run."""
     input:
         powder="powder/r{run}_powder.h5",
-        geometry=ancient(geometry_of),
     output:
         powder_all=figure("powder_all"),
         powder_hits=figure("powder_hits"),
@@ -99,6 +98,7 @@ rule plot_powder:
     params:
         code=code_of("plot_powder.py"),
         run=lambda wildcards: int(wildcards.run),
+        geometry=geometry_of,
         geometry_sha=geometry_sha256,
     message:
         "run {wildcards.run}: draw the summed photons of all frames, hits and misses on the assembled detector"
@@ -111,7 +111,6 @@ rule plot_masks:
     input:
         masks=per_module("masks/r{run}_m{module}.h5"),
         outliers=per_module("masks/r{run}_outliers_m{module}.h5"),
-        geometry=ancient(geometry_of),
     output:
         mask=figure("mask"),
     log:
@@ -127,6 +126,7 @@ rule plot_masks:
         code=code_of("plot_masks.py"),
         run=lambda wildcards: int(wildcards.run),
         modules=sorted(DETECTOR["modules"]),
+        geometry=geometry_of,
         geometry_sha=geometry_sha256,
     message:
         "run {wildcards.run}: draw the mask on the assembled detector"
@@ -138,7 +138,6 @@ rule plot_gallery:
     """Draw the strongest hits on the assembled detector. Wildcard: run."""
     input:
         cxi="saved_hits/r{run}_hits.cxi",
-        geometry=ancient(geometry_of),
     output:
         gallery=figure("gallery"),
     log:
@@ -153,6 +152,7 @@ rule plot_gallery:
     params:
         code=code_of("plot_gallery.py"),
         run=lambda wildcards: int(wildcards.run),
+        geometry=geometry_of,
         geometry_sha=geometry_sha256,
     message:
         "run {wildcards.run}: draw the strongest hits on the assembled detector"
@@ -168,7 +168,6 @@ rule report:
         cxi="saved_hits/r{run}_hits.cxi",
         emc="emc/r{run}.emc",
         figures=expand("plots/r{{run}}_{name}.png", name=PLOTS),
-        captions=ancient(CAPTIONS),
     output:
         page="report/r{run}.html",
     log:

@@ -4,7 +4,7 @@
 rule simulate_module:
     """One file of one module, corrected or raw. Wildcards: data, run, module, sequence (data is proc or raw)."""
     output:
-        file=f"{DATA_ROOT}/{{data}}/r{{run}}/{{kind}}-R{{run}}-AGIPD{{module}}-S{{sequence}}.h5",
+        file=f"{DATA}/{{data}}/r{{run}}/{{kind}}-R{{run}}-AGIPD{{module}}-S{{sequence}}.h5",
     log:
         "logs/simulate_module/{data}_r{run}_{kind}_m{module}_s{sequence}.log",
     benchmark:
@@ -33,11 +33,9 @@ rule simulate_module:
 rule simulate_control:
     """The gas monitor's pulse energies and, where asked for, the frame-to-pulse map. Wildcard: run."""
     output:
-        control=f"{DATA_ROOT}/raw/r{{run}}/RAW-R{{run}}-DA01-S00000.h5",
+        control=f"{DATA}/raw/r{{run}}/RAW-R{{run}}-DA01-S00000.h5",
         litfrm=(
-            [f"{DATA_ROOT}/raw/r{{run}}/RAW-R{{run}}-LITFRM01-S00000.h5"]
-            if config["simulate"]["xgm"] == "litfrm"
-            else []
+            [f"{DATA}/raw/r{{run}}/RAW-R{{run}}-LITFRM01-S00000.h5"] if config["simulate"]["xgm"] == "litfrm" else []
         ),
     log:
         "logs/simulate_control/r{run}.log",
@@ -61,7 +59,7 @@ rule simulate_control:
 rule simulate_truth:
     """What was simulated: frames, hits, photons, faults and what should be found. Wildcard: run."""
     output:
-        truth=f"{DATA_ROOT}/truth/spb_r{{run}}.h5",
+        truth=f"{DATA}/truth/spb_r{{run}}.h5",
     log:
         "logs/simulate_truth/r{run}.log",
     benchmark:

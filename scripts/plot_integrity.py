@@ -8,7 +8,6 @@ from pulsetrain.integrity import COVERAGE
 from pulsetrain.provenance import begin_job
 from pulsetrain.run_figures import draw_coverage, draw_integrity
 
-
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
     begin_job(job.rule, dict(job.params), job.input, job.log[0])

@@ -4,7 +4,6 @@ from pulsetrain.figures import save_figure
 from pulsetrain.provenance import begin_job
 from pulsetrain.run_figures import draw_pulse_energy, read_events
 
-
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
     begin_job(job.rule, dict(job.params), job.input, job.log[0])

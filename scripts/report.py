@@ -1,8 +1,7 @@
 """Write one page with the pictures of a run, their captions and its numbers (HTML, self-contained)."""
 
 from pulsetrain.page import write_page
-from pulsetrain.provenance import begin_job
-
+from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
@@ -12,7 +11,7 @@ if __name__ == "__main__":
         sample=job.params.sample,
         names=job.params.figures,
         figures=list(job.input.figures),
-        captions=list(job.input.captions),
+        captions=[checkout_path(f"rules/report/{name}.rst") for name in job.params.figures],
         integrity=job.input.integrity,
         events=job.input.events,
         cxi=job.input.cxi,

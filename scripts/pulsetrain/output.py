@@ -59,11 +59,10 @@ def new_h5(path, attributes):
     ------
     h5py.File
     """
-    with whole_file(path) as part:
-        with h5py.File(part, "w") as file:
-            for name, value in attributes.items():
-                file.attrs[name] = value
-            yield file
+    with whole_file(path) as part, h5py.File(part, "w") as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        yield file
 
 
 def write_text(path, text):

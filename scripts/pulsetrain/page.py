@@ -57,9 +57,7 @@ def write_page(run, sample, names, figures, captions, integrity, events, cxi, em
     """
     findings = json.loads(Path(integrity).read_text(encoding="utf-8"))
     title = f"Run {run:04d}" + (f", {sample}" if sample else "")
-    sections = [
-        _figure(name, figure, caption) for name, figure, caption in zip(names, figures, captions, strict=True)
-    ]
+    sections = [_figure(name, figure, caption) for name, figure, caption in zip(names, figures, captions, strict=True)]
     links = "".join(f'<a href="#{name}">{_words(name)}</a>' for name in ("findings", *names))
     page = f"""<!DOCTYPE html>
 <html lang="en">

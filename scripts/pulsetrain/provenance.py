@@ -121,6 +121,11 @@ def begin_job(rule, params, inputs, log, threads=1):
     }
 
 
+def checkout_path(path):
+    """Full path of a file named in the configuration: a relative one counts from the checkout."""
+    return str(SCRIPTS.parent / Path(path).expanduser())
+
+
 def git_revision():
     """Revision of the checkout, with ``-dirty`` when tracked files were edited; ``unknown`` without git."""
     try:

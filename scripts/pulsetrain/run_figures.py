@@ -181,7 +181,9 @@ def draw_hitscore_histogram(frames, attributes):
     right.hist(shown[known & hit], edges, color=HIT_COLOUR, alpha=0.9)
     if "threshold_sigma" in attributes:
         right.axvline(float(attributes["threshold_sigma"]), color=THRESHOLD_COLOUR, linewidth=1)
-    right.set(yscale="log", xlabel="distance from the background [standard deviations], 30 = 30 or more", ylabel="frames")
+    right.set(
+        yscale="log", xlabel="distance from the background [standard deviations], 30 = 30 or more", ylabel="frames"
+    )
     return figure
 
 
