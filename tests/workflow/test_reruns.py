@@ -1,0 +1,129 @@
+"""What runs again after a change, and what does not."""
+
+import os
+import re
+import shutil
+import time
+
+import pytest
+import yaml
+from conftest import copy_checkout, planned, snakemake
+
+AFTER_HITS = {
+    "find_hits",
+    "link_events",
+    "sum_misses",
+    "write_cxi",
+    "write_emc",
+    "link_emc",
+    "sum_powder",
+    "link_powder",
+    "plot_hits",
+    "plot_pulses",
+    "plot_powder",
+    "plot_gallery",
+    "report",
+    "link_hits",
+}
+
+
+def plan(place, **options):
+    return snakemake(place, "-n", "r0050_hits.cxi", **options).stdout
+
+
+def change_config(place, section, **values):
+    path = place / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config[section] = config.get(section, {}) | values
+    path.write_text(yaml.safe_dump(config))
+
+
+def source_files(place):
+    return sorted((place / "data" / "proc" / "r0050").glob("CORR*.h5"))
+
+
+def test_second_call_does_nothing(finished_run):
+    assert planned(plan(finished_run)) == {}
+    before = {path: path.stat().st_mtime_ns for path in (finished_run / "scratch").rglob("r0050*")}
+    assert "Nothing to be done" in snakemake(finished_run, "r0050_hits.cxi").stdout
+    assert {path: path.stat().st_mtime_ns for path in (finished_run / "scratch").rglob("r0050*")} == before
+
+
+def test_moved_tree_reruns_nothing(own_run):
+    assert planned(plan(own_run)) == {}
+
+
+def test_hit_threshold_reruns_find_hits_and_what_follows(own_run):
+    change_config(own_run, "hits", threshold_sigma=5.5)
+    output = plan(own_run)
+    assert set(planned(output)) == AFTER_HITS
+    assert "Params have changed" in output
+
+
+def test_cloned_moved_or_touched_checkout_reruns_nothing(own_run, tmp_path):
+    checkout = copy_checkout(tmp_path)
+    now = time.time() + 10
+    for path in checkout.rglob("*"):
+        os.utime(path, (now, now))
+    assert planned(plan(own_run, checkout=checkout)) == {}
+
+
+def test_edited_library_module_reruns_exactly_its_users(own_run, tmp_path):
+    checkout = copy_checkout(tmp_path)
+    edited = checkout / "scripts" / "pulsetrain" / "hits.py"
+    edited.write_text(edited.read_text() + "\n# a comment\n")
+    output = plan(own_run, checkout=checkout)
+    assert set(planned(output)) == AFTER_HITS
+    assert "Code" not in output
+    assert "pulsetrain/hits.py" in output
+    edited.write_text(edited.read_text().removesuffix("\n# a comment\n"))
+    assert planned(plan(own_run, checkout=checkout)) == {}
+
+
+def test_migrated_run_with_new_dates_reruns_nothing(own_run):
+    now = time.time() + 10
+    for path in source_files(own_run) + sorted((own_run / "data" / "raw" / "r0050").iterdir()):
+        os.utime(path, (now, now))
+    assert planned(plan(own_run)) == {}
+
+
+def test_reordered_yaml_reruns_nothing(own_run):
+    path = own_run / "config.yaml"
+
+    def reverse(value):
+        if isinstance(value, dict):
+            return {name: reverse(value[name]) for name in reversed(value)}
+        return value
+
+    path.write_text(yaml.safe_dump(reverse(yaml.safe_load(path.read_text())), sort_keys=False))
+    table = own_run / "runs.csv"
+    table.write_text("comment,stream,run,sample\nanything,proc,0050,\n")
+    assert planned(plan(own_run)) == {}
+
+
+def test_new_sequence_file_makes_the_run_stale_and_says_why(own_run):
+    last = [path for path in source_files(own_run) if "AGIPD05" in path.name][-1]
+    shutil.copy2(last, last.with_name(last.name.replace("S00001", "S00002")))
+    output = plan(own_run)
+    assert planned(output)["check_run"] == 1
+    reason = "\n".join(re.findall(r"reason: .*?(?=\n\n|\Z)", output, flags=re.DOTALL)[:1])
+    assert "input" in reason.lower() or "Params" in reason
+    assert "AGIPD05-S00002" in output
+
+
+def test_recorrected_run_of_other_sizes_is_stale_and_says_why(own_run):
+    path = source_files(own_run)[0]
+    with path.open("ab") as file:
+        file.write(b"\0" * 512)
+    output = plan(own_run)
+    assert planned(output)["check_run"] == 1
+    assert "Params have changed" in output
+    assert path.name in output
+
+
+@pytest.mark.parametrize("name", ["litpixels/r0050_m05.h5", "events/r0050_events.h5"])
+def test_lost_result_is_made_again(own_run, name):
+    (own_run / "scratch" / name).unlink()
+    rules = planned(plan(own_run))
+    assert {"litpixels": "count_litpixels", "events": "find_hits"}[name.split("/")[0]] in rules
+    assert "check_run" not in rules
