@@ -180,7 +180,8 @@ def _read_or_tell(path, run, stream, detector, module, sizes, data_dtype, findin
     none = TrainIndex(np.empty(0, "u8"), np.empty(0, bool), np.empty(0, "i8"), np.empty(0, "i8"))
     ids = np.empty(0, "u8"), np.empty(0, "u8"), np.empty(0, "u2")
     sequence = parse_name(path)[3]
-    return ModuleFile(path, sequence, size, 0, "", metadata, none, "", *ids, problem=f"{kind}: {message}")
+    problem = f"{kind}: {message}"
+    return ModuleFile(path, sequence, size, 0, "", metadata, none, "", *ids, has_mask=True, problem=problem)
 
 
 def build_layout(tables, trains, path):

@@ -21,14 +21,7 @@ from pulsetrain.exdf import (
 )
 
 # State of a train in a module; the number is what /trains/coverage of the frames file holds.
-COVERAGE = (
-    "whole",
-    "absent",
-    *ENTRY_FAULTS[1:],
-    "repeated_pulse",
-    "overlap",
-    "appears_twice",
-)
+COVERAGE = ("whole", "absent", *ENTRY_FAULTS[1:], "repeated_pulse", "appears_twice")
 RAW_IMAGE = (2, *MODULE_SHAPE)
 ID_TYPES = {"trainId": "u8", "pulseId": "u8", "cellId": "u2"}
 DATA_TYPES = {"raw": ("uint16",), "proc": ("uint8", "uint16", "float32")}
@@ -39,14 +32,16 @@ ENTRY_MESSAGES = {
     "ids_disagree": "image/trainId of the rows is not the train of INDEX",
     "out_of_range": "INDEX points beyond the end of the data",
     "repeated_pulse": "a pulseId appears twice in the train",
-    "overlap": "INDEX gives the same rows to two trains",
     "appears_twice": "the train appears twice and nothing tells which copy is right",
     "suspect_copy": "the train appears twice; the copy that INDEX/flag marks as suspect was left out",
 }
 
 
 class ModuleFile(NamedTuple):
-    """What one source file says of itself, with its ids. `problem` is '' when the file is used."""
+    """What one source file says of itself, with its ids.
+
+    `has_mask` is False only where corrected frames come without a mask; `problem` is '' when the file is used.
+    """
 
     path: Path
     sequence: int
@@ -59,6 +54,7 @@ class ModuleFile(NamedTuple):
     train_id: np.ndarray
     pulse_id: np.ndarray
     cell_id: np.ndarray
+    has_mask: bool
     problem: str
 
 
@@ -100,7 +96,7 @@ class ModuleTable(NamedTuple):
 
 def finding(kind, message, next_step="", module=None, file="", trains=(), n_rows=0, fault=True):
     """One thing to tell about a run; `fault` is False for what is only worth knowing."""
-    trains = [int(train) for train in trains]
+    trains = list(dict.fromkeys(int(train) for train in trains))
     return {
         "kind": kind,
         "module": None if module is None else f"{module:02d}",
@@ -185,6 +181,7 @@ def read_module_file(path, run, stream, detector, module, planned_size=None, dat
             ids = [np.empty(0, dtype) for dtype in ID_TYPES.values()]
         else:
             ids = _read_ids(file, source, stream, data_dtype)
+        has_mask = stream == "raw" or len(ids[0]) == 0 or f"INSTRUMENT/{source}/image/mask" in file
         after = Path(path).stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise BrokenFile(
@@ -194,7 +191,8 @@ def read_module_file(path, run, stream, detector, module, planned_size=None, dat
         )
     digest = index_sha256(index)
     sequence = parse_name(path)[3]
-    return ModuleFile(path, sequence, after.st_size, len(ids[0]), source, metadata, index, digest, *ids, problem="")
+    size, n_rows = after.st_size, len(ids[0])
+    return ModuleFile(path, sequence, size, n_rows, source, metadata, index, digest, *ids, has_mask, problem="")
 
 
 def _read_ids(file, source, stream, data_dtype):
@@ -269,7 +267,6 @@ def build_module(module, files):
     state = np.array([COVERAGE.index(ENTRY_FAULTS[code] or "whole") for code in entries.codes], dtype=np.uint8)
     first = entries.first + starts[entries.file]
     suspect_copy = _settle_copies(entries, state)
-    _mark_overlaps(state, suspect_copy, first, entries.count, len(ids[0]))
     good = np.flatnonzero((state == 0) & ~suspect_copy)
     good = good[np.argsort(entries.train_id[good], kind="stable")]
     row, entry = expand(first[good], entries.count[good])
@@ -342,16 +339,6 @@ def _settle_copies(entries, state):
     return dropped
 
 
-def _mark_overlaps(state, suspect_copy, first, count, n_rows):
-    good = np.flatnonzero((state == 0) & ~suspect_copy)
-    edges = np.zeros(n_rows + 1, dtype=np.int64)
-    np.add.at(edges, first[good], 1)
-    np.add.at(edges, first[good] + count[good], -1)
-    twice = np.concatenate([[0], np.cumsum(np.cumsum(edges[:-1]) > 1)])
-    shared = twice[first[good] + count[good]] > twice[first[good]]
-    state[good[shared]] = COVERAGE.index("overlap")
-
-
 def _sort_pulses(pulse_id, row, entry):
     pulses = pulse_id[row]
     if np.all((pulses[1:] > pulses[:-1]) | (entry[1:] != entry[:-1])):
@@ -364,11 +351,13 @@ def _reason_of_rows(entries, state, suspect_copy, first, ends, used, row_train_i
     names = [*COVERAGE, "suspect_copy", "unindexed_rows", "padding"]
     n_rows = len(row_train_id)
     reason = np.full(n_rows, names.index("unindexed_rows"), dtype=np.uint8)
-    reason[row_train_id == 0] = names.index("padding")
+    end_of_entry = np.minimum(first + entries.count, ends[entries.file])
+    for number, (start, end) in enumerate(zip(np.append(0, ends[:-1]), ends, strict=True)):
+        last = max(end_of_entry[(entries.file == number) & (entries.count > 0)], default=start)
+        reason[last:end][row_train_id[last:end] == 0] = names.index("padding")
     code = np.where(suspect_copy, names.index("suspect_copy"), state)
     for number in np.flatnonzero((code != 0) & (entries.count > 0)):
-        end = min(first[number] + entries.count[number], ends[entries.file[number]])
-        reason[first[number] : end] = code[number]
+        reason[first[number] : end_of_entry[number]] = code[number]
     reason[used] = 0
     counts = np.bincount(reason, minlength=len(names))
     return {name: int(number) for name, number in zip(names[1:], counts[1:], strict=True) if number}
@@ -378,6 +367,10 @@ def _tell(module, files, entries, true_train, state, suspect_copy, reasons):
     """Findings of one module, one per kind and file."""
     findings = []
     for number, file in enumerate(files):
+        if not file.has_mask:
+            message = "the corrected frames have no image/mask: their bad pixels are not known"
+            next_step = "correct the run again with a mask, or give masks.user"
+            findings.append(finding("missing_mask", message, next_step, module, file.path.name))
         held = entries.file == number
         for code, kind in enumerate([*COVERAGE, "suspect_copy"]):
             found = held & (suspect_copy if kind == "suspect_copy" else (state == code))
