@@ -1,0 +1,385 @@
+"""From stored pixels to photons, and counting them: the inner loops, compiled.
+
+All work on one module image as a flat array of 65536 pixels, (slow_scan, fast_scan) in C order. A mask is uint8,
+255 = good, 0 = bad, so that ``&`` applies it. Sums are exact integers; floating point is float32, operation by
+operation, never contracted, so that numpy gives the same bits (the tests hold such a version of each).
+
+Photons of a value v [photons]: floor(v + (1 - photon_threshold)), not below 0 and not above 65535; 0 where v is NaN.
+
+Narrow types are kept by explicit casts: numba would make every accumulator int64, which leaves a quarter or an eighth
+of the vector lanes. Each bound that this needs is stated.
+"""
+
+import numpy as np
+from numba import float32 as F32
+from numba import int8 as I8
+from numba import int16 as I16
+from numba import int32 as I32
+from numba import njit
+from numba import uint8 as U8
+from numba import uint16 as U16
+from numba import uint32 as U32
+
+PIXELS = 512 * 128
+SPAN = 256  # pixels per inner loop: 256 * 255 is the largest sum of bytes that fits into 16 bits
+MOST_PHOTONS = 65535
+ADC_FULL = 16383  # largest value of the 14-bit ADC, https://doi.org/10.1107/S1600577518016077
+ASIC_ROWS = 64
+FIXED_POINT = 4096  # the common mode is summed in units of 1/4096 photon: exact, whatever the order
+COMMON_MODE_PIXELS = 1024  # fewer dark pixels than a quarter of the ASIC give no common mode
+
+# columns of the counts
+LIT, PHOTONS, REGION, FULL = range(4)
+STAGING_FRAMES = 257  # 257 * 255 = 65535: so many frames of bytes fit into 16 bits
+
+
+@njit(cache=True, nogil=True)
+def count_bytes(photons, good, cell, region, staging, counts, frame):
+    """Count one frame of uint8 photons and add it to 16-bit sums.
+
+    Parameters
+    ----------
+    photons : ndarray of uint8, (65536,)
+    good : ndarray of uint8, (cells, 65536)
+        Masks, 255 = good.
+    cell : int
+        Row of `good`.
+    region : ndarray of uint8, (65536,)
+        255 where photons count for the hit score.
+    staging : ndarray of uint16, (65536,)
+        Sums of at most 257 frames of this cell; see :func:`add_staging`.
+    counts : ndarray of uint32, (frames, 4)
+        Row `frame` becomes: lit pixels, photons, photons in the region, pixels at 255.
+    frame : int
+    """
+    lit = 0
+    total = 0
+    inside = 0
+    full = 0
+    mask = good[cell]
+    for first in range(0, PIXELS, SPAN):
+        photons_ = photons[first : first + SPAN]
+        mask_ = mask[first : first + SPAN]
+        region_ = region[first : first + SPAN]
+        staging_ = staging[first : first + SPAN]
+        lit_ = U16(0)
+        total_ = U16(0)
+        inside_ = U16(0)
+        full_ = U16(0)
+        for i in range(SPAN):
+            value = U8(photons_[i] & mask_[i])
+            lit_ = U16(lit_ + U16(value != U8(0)))
+            total_ = U16(total_ + U16(value))
+            inside_ = U16(inside_ + U16(U8(value & region_[i])))
+            full_ = U16(full_ + U16(value == U8(255)))
+            staging_[i] = U16(staging_[i] + U16(value))
+        lit += lit_
+        total += total_
+        inside += inside_
+        full += full_
+    counts[frame, LIT] = lit
+    counts[frame, PHOTONS] = total
+    counts[frame, REGION] = inside
+    counts[frame, FULL] = full
+
+
+@njit(cache=True, nogil=True)
+def add_staging(staging, powder):
+    """Add the 16-bit sums to the powder of the cell, uint32 (65536,), and set them to zero."""
+    for i in range(PIXELS):
+        powder[i] = U32(powder[i] + U32(staging[i]))
+        staging[i] = 0
+
+
+@njit(cache=True, nogil=True)
+def count_photons(photons, mask, region, powder, counts, frame):
+    """Count one frame of uint16 photons and add it to the powder.
+
+    Parameters
+    ----------
+    photons : ndarray of uint16, (65536,)
+    mask, region : ndarray of uint8, (65536,)
+        255 = good, 255 = counts for the hit score.
+    powder : ndarray of uint32, (65536,)
+    counts : ndarray of uint32, (frames, 4)
+        Row `frame` becomes: lit pixels, photons, photons in the region, pixels at 65535. The sum of 65536 pixels of
+        at most 65535 photons fits into 32 bits.
+    frame : int
+    """
+    lit = U32(0)
+    total = U32(0)
+    inside = U32(0)
+    full = U32(0)
+    for first in range(0, PIXELS, SPAN):
+        photons_ = photons[first : first + SPAN]
+        mask_ = mask[first : first + SPAN]
+        region_ = region[first : first + SPAN]
+        powder_ = powder[first : first + SPAN]
+        lit_ = U16(0)
+        full_ = U16(0)
+        for i in range(SPAN):
+            value = U16(photons_[i] & U16(I16(I8(mask_[i]))))
+            lit_ = U16(lit_ + U16(value != U16(0)))
+            full_ = U16(full_ + U16(value == U16(MOST_PHOTONS)))
+            total = U32(total + U32(value))
+            inside = U32(inside + U32(U16(value & U16(I16(I8(region_[i]))))))
+            powder_[i] = U32(powder_[i] + U32(value))
+        lit = U32(lit + U32(lit_))
+        full = U32(full + U32(full_))
+    counts[frame, LIT] = lit
+    counts[frame, PHOTONS] = total
+    counts[frame, REGION] = inside
+    counts[frame, FULL] = full
+
+
+@njit(cache=True, nogil=True)
+def planes_to_bytes(planes, photons):
+    """Turn shuffled float32 photons into uint8, if all of them are whole numbers from 0 to 255.
+
+    Such a number needs the sign, exponent and the upper 7 bits of the fraction only, so the two low byte planes are
+    zero: (128 | fraction) / 2**(134 - exponent) is the number, and shifting back must not have lost a bit. Everything
+    else (fractions, negative numbers, -0.0, NaN, larger ones) is noticed.
+
+    Parameters
+    ----------
+    planes : ndarray of uint8, (4 * 65536,)
+    photons : ndarray of uint8, (65536,)
+        Becomes the photons.
+
+    Returns
+    -------
+    bool
+        False if any pixel is something else; `photons` is meaningless then.
+    """
+    low_0 = planes[:PIXELS]
+    low_1 = planes[PIXELS : 2 * PIXELS]
+    high_0 = planes[2 * PIXELS : 3 * PIXELS]
+    high_1 = planes[3 * PIXELS : 4 * PIXELS]
+    wrong = U16(0)
+    for i in range(PIXELS):
+        upper = U16(U16(U16(high_1[i]) << U16(8)) | U16(high_0[i]))
+        exponent = U16(upper >> U16(7))  # with the sign on top, so that negative numbers have 256 or more
+        fraction = U16(U16(128) | U16(upper & U16(127)))
+        shift = U16(U16(134) - exponent)
+        shift = shift if shift < U16(15) else U16(15)
+        number = U16(fraction >> shift)
+        whole = (U16(number << shift) == fraction) & (exponent >= U16(127)) & (exponent <= U16(134))
+        known = whole | (upper == U16(0))
+        wrong = U16(wrong | U16(low_0[i]) | U16(low_1[i]) | (U16(0) if known else U16(1)))
+        photons[i] = U8(number)
+    return wrong == 0
+
+
+@njit(cache=True, nogil=True)
+def integer_photons(values, photons):
+    """Copy integer photons of any type to uint16, not below 0 and not above 65535."""
+    for i in range(PIXELS):
+        value = values[i]
+        if value < 0:
+            value = 0
+        elif value > MOST_PHOTONS:
+            value = MOST_PHOTONS
+        photons[i] = value
+
+
+@njit(cache=True, nogil=True)
+def float_photons(values, scale, bias, photons):
+    """Turn floating point values into photons.
+
+    Parameters
+    ----------
+    values : ndarray of float32, (65536,)
+    scale : float32
+        Photons per unit of `values`.
+    bias : float32
+        1 - photon_threshold.
+    photons : ndarray of uint16, (65536,)
+        Becomes the photons.
+    """
+    for i in range(PIXELS):
+        value = F32(F32(F32(values[i]) * scale) + bias)
+        value = value if value > F32(0) else F32(0)  # NaN too
+        value = value if value < F32(MOST_PHOTONS) else F32(MOST_PHOTONS)
+        photons[i] = U16(I32(value))
+
+
+@njit(cache=True, nogil=True)
+def raw_photons(values, offset, gain, limit, cell, shifts, bias, photons):
+    """Turn one raw frame into photons.
+
+    gain stage = (digital >= limit[0]) + (digital >= limit[1]),
+    v = (analog - offset[stage]) * gain[stage], less the common mode in stage 0.
+
+    Parameters
+    ----------
+    values : ndarray of uint16, (2 * 65536,)
+        Analog, then digital [ADU].
+    offset, gain : ndarray of float32, (3, cells, 65536)
+        [ADU] and [photons / ADU]; finite.
+    limit : ndarray of uint16, (2, cells, 65536)
+        Smallest digital level [ADU] of the next stage; limit[0] <= limit[1].
+    cell : int
+        Row of the constants.
+    shifts : ndarray of float32, (8, 128)
+        Common mode [photons] of row 64 k of ASICs, column by column; zeros for none.
+    bias : float32
+        1 - photon_threshold.
+    photons : ndarray of uint16, (65536,)
+        Becomes the photons.
+    """
+    analog = values[:PIXELS]
+    digital = values[PIXELS : 2 * PIXELS]
+    offset_0, offset_1, offset_2 = offset[0, cell], offset[1, cell], offset[2, cell]
+    gain_0, gain_1, gain_2 = gain[0, cell], gain[1, cell], gain[2, cell]
+    limit_1, limit_2 = limit[0, cell], limit[1, cell]
+    for first in range(0, PIXELS, 128):
+        shift = shifts[first // (128 * ASIC_ROWS)]
+        analog_ = analog[first : first + 128]
+        digital_ = digital[first : first + 128]
+        limit_ = limit_1[first : first + 128]
+        offset_ = offset_0[first : first + 128]
+        gain_ = gain_0[first : first + 128]
+        photons_ = photons[first : first + 128]
+        switched = U16(0)
+        for i in range(128):
+            value = F32(F32(F32(F32(F32(analog_[i]) - offset_[i]) * gain_[i]) - shift[i]) + bias)
+            value = value if value > F32(0) else F32(0)
+            value = value if value < F32(MOST_PHOTONS) else F32(MOST_PHOTONS)
+            photons_[i] = U16(I32(value))
+            switched = U16(switched | U16(digital_[i] >= limit_[i]))
+        if switched == U16(0):
+            continue
+        for i in range(first, first + 128):
+            if digital[i] < limit_1[i]:
+                continue
+            if digital[i] < limit_2[i]:
+                value = F32(F32(F32(F32(analog[i]) - offset_1[i]) * gain_1[i]) + bias)
+            else:
+                value = F32(F32(F32(F32(analog[i]) - offset_2[i]) * gain_2[i]) + bias)
+            value = value if value > F32(0) else F32(0)
+            value = value if value < F32(MOST_PHOTONS) else F32(MOST_PHOTONS)
+            photons[i] = U16(I32(value))
+
+
+@njit(cache=True, nogil=True)
+def common_modes(values, offset, gain, limit, cell, mask, shifts):
+    """Find the common mode of each ASIC in a raw frame: the mean of its dark pixels.
+
+    Dark is a good pixel in stage 0 with less than half a photon either way. Values are summed as whole numbers of
+    1/4096 photon, cut towards zero; fewer than 1024 dark pixels give 0.
+
+    Parameters
+    ----------
+    values, offset, gain, limit, cell
+        As for :func:`raw_photons`.
+    mask : ndarray of uint8, (65536,)
+        255 = good.
+    shifts : ndarray of float32, (8, 128)
+        Becomes the common mode [photons], repeated over the 64 columns of each ASIC.
+    """
+    analog = values[:PIXELS]
+    digital = values[PIXELS : 2 * PIXELS]
+    offset_0, gain_0, limit_1 = offset[0, cell], gain[0, cell], limit[0, cell]
+    for asic_row in range(8):
+        for asic_column in range(2):
+            total = 0
+            dark = 0
+            for row in range(ASIC_ROWS):
+                first = (asic_row * ASIC_ROWS + row) * 128 + asic_column * 64
+                analog_ = analog[first : first + 64]
+                digital_ = digital[first : first + 64]
+                offset_ = offset_0[first : first + 64]
+                gain_ = gain_0[first : first + 64]
+                limit_ = limit_1[first : first + 64]
+                mask_ = mask[first : first + 64]
+                total_ = I32(0)  # at most 64 * 2048
+                dark_ = I32(0)
+                for i in range(64):
+                    value = F32(F32(F32(analog_[i]) - offset_[i]) * gain_[i])
+                    is_dark = (digital_[i] < limit_[i]) & (mask_[i] != U8(0)) & (value < F32(0.5)) & (value > F32(-0.5))
+                    value = value if is_dark else F32(0)
+                    total_ = I32(total_ + I32(F32(value * F32(FIXED_POINT))))
+                    dark_ = I32(dark_ + I32(is_dark))
+                total += total_
+                dark += dark_
+            mean = F32(0)
+            if dark >= COMMON_MODE_PIXELS:
+                mean = F32(total / (FIXED_POINT * dark))
+            shifts[asic_row, asic_column * 64 : (asic_column + 1) * 64] = mean
+
+
+@njit(cache=True, nogil=True)
+def count_full(values, mask):
+    """Good pixels of a raw frame whose analog value is the largest the ADC can give."""
+    full = 0
+    for first in range(0, PIXELS, SPAN):
+        analog_ = values[first : first + SPAN]
+        mask_ = mask[first : first + SPAN]
+        full_ = U16(0)
+        for i in range(SPAN):
+            full_ = U16(full_ + U16((analog_[i] >= U16(ADC_FULL)) & (mask_[i] != U8(0))))
+        full += full_
+    return full
+
+
+@njit(cache=True, nogil=True)
+def add_frames(photons, module, total):
+    """Add frames of one module to a sum.
+
+    Parameters
+    ----------
+    photons : ndarray of uint16, (frames, modules, 65536)
+    module : int
+    total : ndarray of uint64, (modules, 65536)
+    """
+    for first in range(0, PIXELS, 1024):
+        total_ = total[module, first : first + 1024]
+        for frame in range(photons.shape[0]):
+            photons_ = photons[frame, module, first : first + 1024]
+            for i in range(1024):
+                total_[i] += photons_[i]
+
+
+@njit(cache=True, nogil=True)
+def apply_mask(photons, mask):
+    """Set uint16 photons (65536,) to 0 where the mask is 0."""
+    for i in range(PIXELS):
+        photons[i] = U16(photons[i] & U16(I16(I8(mask[i]))))
+
+
+@njit(cache=True, nogil=True)
+def drop_flagged(flags, mask, left):
+    """Take pixels off a mask that a frame's own flags name.
+
+    Parameters
+    ----------
+    flags : ndarray of uint32, (65536,)
+        The facility's mask of the frame, 0 = good.
+    mask : ndarray of uint8, (65536,)
+        255 = good.
+    left : ndarray of uint8, (65536,)
+        Becomes 255 where both are good.
+    """
+    for i in range(PIXELS):
+        left[i] = mask[i] if flags[i] == 0 else U8(0)
+
+
+@njit(cache=True, nogil=True)
+def add_good(mask, counts):
+    """Add 1 to `counts`, uint32 (65536,), where the mask is good."""
+    for i in range(PIXELS):
+        counts[i] = U32(counts[i] + U32(mask[i] & U8(1)))
+
+
+def threshold_bias(photon_threshold):
+    """What is added before rounding down: float32(1 - photon_threshold).
+
+    Raises
+    ------
+    ValueError
+        The threshold is not above 0 and at most 1.
+    """
+    bias = np.float32(1 - photon_threshold)
+    if not 0 < photon_threshold <= 1 or bias >= 1:
+        raise ValueError(f"photon_threshold is {photon_threshold}; expected a number above 0 (1e-7) and at most 1")
+    return bias

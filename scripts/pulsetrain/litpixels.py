@@ -1,0 +1,348 @@
+"""The pass over all pixels of one module: lit pixels and photons per frame, powder per memory cell."""
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from pulsetrain.chunks import (
+    BLOCK_BYTES,
+    BLOCK_FRAMES,
+    check_source,
+    frame_values,
+    open_storages,
+    plan_reads,
+    read_block,
+    read_blocks,
+    unpack,
+)
+from pulsetrain.constants import good_bytes, load_region, open_mask, read_constants, read_mask
+from pulsetrain.detector import MODULE_SHAPE
+from pulsetrain.kernels import (
+    FULL,
+    LIT,
+    PHOTONS,
+    PIXELS,
+    REGION,
+    STAGING_FRAMES,
+    add_good,
+    add_staging,
+    count_bytes,
+    count_full,
+    count_photons,
+    drop_flagged,
+)
+from pulsetrain.layout import read_layout, source_path, source_rows
+from pulsetrain.output import new_h5, write_array
+from pulsetrain.photons import (
+    bytes_of,
+    check_image,
+    new_workspace,
+    photons_of,
+    run_constants,
+    run_conversion,
+)
+from pulsetrain.progress import progress
+
+FLAGGED_FRAMES = 128  # frames per block with their uint32 masks: 32 MB of masks
+SHARES = 6  # parts per thread that a block is divided into: small enough that no thread waits long for another
+ALL = 1 << 60
+
+
+class Counts(NamedTuple):
+    """What is counted in one module.
+
+    Attributes
+    ----------
+    present : ndarray of bool, (frames,)
+    counts : ndarray of uint32, (frames, 4)
+        Lit pixels, photons, photons in the region, saturated pixels; 0 where not present.
+    powder : ndarray of uint32, (cells, 65536)
+        Sum of the photons of good pixels.
+    frames_per_cell : ndarray of uint32, (cells,)
+    good_frames : ndarray of uint32, (cells, 65536), or None
+        Frames in which each pixel was good; only with masks per frame (else it is `frames_per_cell` or 0).
+    """
+
+    present: np.ndarray
+    counts: np.ndarray
+    powder: np.ndarray
+    frames_per_cell: np.ndarray
+    good_frames: np.ndarray | None
+
+
+def count_module(
+    vds_path,
+    mask_path,
+    output,
+    attributes,
+    *,
+    module,
+    constants=None,
+    region=None,
+    hit_modules=None,
+    photon_threshold=0.5,
+    common_mode=False,
+    per_frame_mask=False,
+    threads=1,
+):
+    """Count one module and write ``litpixels/r...._m...h5`` (docs/file-formats.md).
+
+    Parameters
+    ----------
+    vds_path : str or Path
+        The run's VDS: frame table, segments, units, photon energy.
+    mask_path : str or Path
+        Static mask of the module.
+    output : str or Path
+    attributes : dict
+        Provenance.
+    module : int
+    constants : str or Path, optional
+        Calibration constants of the module; needed for raw data.
+    region : str or Path, optional
+        Pixels that count for the hit score; see :func:`pulsetrain.constants.load_region`.
+    hit_modules : list of int, optional
+        Modules that count for the hit score; None for all.
+    photon_threshold : float
+        See :mod:`pulsetrain.kernels`.
+    common_mode : bool
+        Subtract the common mode of each ASIC (raw only).
+    per_frame_mask : bool
+        Also drop, frame by frame, the pixels that the facility's ``image/mask`` flags.
+    threads : int
+    """
+    layout = read_layout(vds_path, "/pulsetrain")
+    cells = np.unique(layout.cell_id)
+    conversion = run_conversion(layout.attributes, photon_threshold, common_mode, vds_path)
+    with open_storages() as storage_of, ThreadPoolExecutor(threads) as pool:
+        good = good_bytes(read_mask(open_mask(mask_path, cells, storage_of), cells, pool))
+        opened = run_constants(layout.attributes, vds_path, constants, module, cells, storage_of)
+        if opened is not None:
+            conversion = conversion._replace(calibration=read_constants(opened, cells, pool))
+            good[~conversion.calibration.finite] = 0
+    if hit_modules is None or module in hit_modules:
+        in_region = np.where(load_region(region, module).reshape(-1), np.uint8(255), np.uint8(0))
+    else:
+        in_region = np.zeros(PIXELS, np.uint8)
+    counted = count_frames(
+        layout,
+        vds_path,
+        module,
+        cells,
+        good,
+        in_region,
+        conversion,
+        per_frame_mask=per_frame_mask,
+        threads=threads,
+    )
+    write_counts(output, attributes, counted, cells)
+
+
+def count_frames(
+    layout,
+    layout_path,
+    module,
+    cells,
+    good,
+    region,
+    conversion,
+    *,
+    per_frame_mask=False,
+    threads=1,
+    block_bytes=BLOCK_BYTES,
+    block_frames=BLOCK_FRAMES,
+):
+    """Count all frames of one module.
+
+    Blocks of frames are read in the order of the files. Within a block the frames are taken cell by cell, so that a
+    cell's mask, constants and powder stay in the cache, and a cell is the work of one thread, so that threads share
+    the powder without touching the same part.
+
+    Parameters
+    ----------
+    layout : RunLayout
+    layout_path : str or Path
+        File that holds it: source files are named relative to it.
+    module : int
+    cells : ndarray, (C,)
+        Memory cells of the run, ascending.
+    good : ndarray of uint8, (C, 65536)
+        255 = good.
+    region : ndarray of uint8, (65536,)
+        255 = counts for the hit score.
+    conversion : pulsetrain.photons.Conversion
+    per_frame_mask : bool
+    threads : int
+    block_bytes, block_frames : int
+        Most bytes and frames to hold at once; the result does not depend on them.
+
+    Returns
+    -------
+    Counts
+    """
+    file, row = source_rows(layout, module)
+    present = file >= 0
+    cell = np.searchsorted(cells, layout.cell_id)
+    counted = Counts(
+        present,
+        np.zeros((len(file), 4), np.uint32),
+        np.zeros((len(cells), PIXELS), np.uint32),
+        np.bincount(cell[present], minlength=len(cells)).astype(np.uint32),
+        np.zeros((len(cells), PIXELS), np.uint32) if per_frame_mask else None,
+    )
+    advance = progress(int(present.sum()))
+    with contextlib.ExitStack() as stack:
+        storage_of = stack.enter_context(open_storages())
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+
+        def plans():
+            for number in np.unique(file[present]).tolist():
+                frames = np.flatnonzero(file == number)
+                data = image_storage(layout, layout_path, number, storage_of)
+                most = min(block_frames, FLAGGED_FRAMES) if per_frame_mask else block_frames
+                yield from plan_reads(data, frames, row[frames], block_bytes, most)
+
+        unpacked = None
+        blocks = stack.enter_context(contextlib.closing(read_blocks(plans())))
+        for packed in blocks:
+            block = unpack(packed, unpacked, pool)
+            if block is not packed:
+                unpacked = block.buffer
+            flags = None
+            if per_frame_mask:
+                number = int(file[block.frames[0]])
+                flags = read_flags(layout, layout_path, number, block.rows, storage_of, pool)
+            shares = divide_by_cell(cell[block.frames], SHARES * threads)
+
+            def count(share, block=block, flags=flags):
+                _count_share(block, share, cell, good, region, conversion, flags, counted)
+
+            for _ in pool.map(count, shares):
+                pass
+            advance(len(block.frames))
+    return counted
+
+
+def divide_by_cell(cell, n_shares):
+    """Sort frames by cell and divide them into parts of about the same size, never within a cell.
+
+    Parameters
+    ----------
+    cell : ndarray of int, (n,)
+    n_shares : int
+
+    Returns
+    -------
+    list of ndarray of int
+        Positions in `cell`; those of a cell are ascending and in one part.
+    """
+    order = np.argsort(cell, kind="stable")
+    begins = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    wanted = np.arange(1, n_shares) * len(cell) / n_shares
+    cuts = np.unique(begins[np.minimum(np.searchsorted(begins, wanted), len(begins) - 1)]) if len(begins) else begins
+    return [part for part in np.split(order, cuts) if part.size]
+
+
+def _count_share(block, share, cell, good, region, conversion, flags, counted):
+    work = new_workspace()
+    staging = np.zeros(PIXELS, np.uint16)
+    staged, staged_cell = 0, -1
+    counts, powder = counted.counts, counted.powder
+    left = work.mask.reshape(1, -1)
+    for i in share.tolist():
+        frame = int(block.frames[i])
+        this = int(cell[frame])
+        if staged and (this != staged_cell or staged == STAGING_FRAMES):
+            add_staging(staging, powder[staged_cell])
+            staged = 0
+        masks, of = good, this
+        if flags is not None:
+            flag_block, place = flags
+            drop_flagged(frame_values(flag_block, int(place[i])), good[this], work.mask)
+            add_good(work.mask, counted.good_frames[this])
+            masks, of = left, 0
+        small = bytes_of(block, i, conversion, work)
+        if small is not None:
+            count_bytes(small, masks, of, region, staging, counts, frame)
+            staged, staged_cell = staged + 1, this
+            if block.storage.dtype != np.uint8:
+                counts[frame, FULL] = 0  # 255 is not the end of float32
+            continue
+        values = photons_of(block, i, this, masks[of], conversion, work, work.photons)
+        count_photons(work.photons, masks[of], region, powder[this], counts, frame)
+        if conversion.calibration is not None:
+            counts[frame, FULL] = count_full(values, masks[of])
+    if staged:
+        add_staging(staging, powder[staged_cell])
+
+
+def image_storage(layout, layout_path, number, storage_of):
+    """Storage of the image data of source file `number` of the layout, checked against the frame table."""
+    path = source_path(layout_path, layout.files["name"][number])
+    check_source(path, int(layout.files["size"][number]))
+    storage = storage_of(path, f"INSTRUMENT/{layout.files['source'][number]}/image/data")
+    check_image(storage, layout.attributes)
+    return storage
+
+
+def read_flags(layout, layout_path, number, rows, storage_of, pool=None):
+    """Read the facility's masks of some frames of source file `number`.
+
+    Returns
+    -------
+    Block, ndarray of int (n,)
+        Blocks of frames of uint32, and the place of each row's mask in it.
+    """
+    path = source_path(layout_path, layout.files["name"][number])
+    try:
+        storage = storage_of(path, f"INSTRUMENT/{layout.files['source'][number]}/image/mask")
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: there is no image/mask, which masks.per_frame needs (raw data never have it). Set "
+            "masks.per_frame: false."
+        ) from error
+    if storage.shape != MODULE_SHAPE or storage.dtype.kind != "u":
+        raise ValueError(
+            f"{path}: {storage.dataset} holds {storage.dtype} of {storage.shape}; expected uint32 of {MODULE_SHAPE}. "
+            "Set masks.per_frame: false."
+        )
+    (plan,) = plan_reads(storage, np.arange(len(rows)), rows, ALL, ALL)
+    block = unpack(read_block(plan, pool=pool), pool=pool)
+    place = np.empty(len(rows), np.int64)
+    place[block.frames] = np.arange(len(rows))
+    return block, place
+
+
+def write_counts(output, attributes, counted, cells):
+    """Write the result of :func:`count_frames`."""
+    with new_h5(output, attributes) as file:
+        counts = counted.counts
+        write_array(file, "litpixels", counts[:, LIT], description="good pixels with at least one photon; 0 if absent")
+        write_array(file, "photons", counts[:, PHOTONS].astype(np.uint64), "photons", "sum over good pixels")
+        write_array(
+            file,
+            "hit_photons",
+            counts[:, REGION].astype(np.uint64),
+            "photons",
+            "sum over good pixels in the region for hits; 0 if the module does not count for hits",
+        )
+        write_array(
+            file,
+            "saturated",
+            counts[:, FULL],
+            description="good pixels at the largest value of the ADC (raw) or of the data type or 65535 photons",
+        )
+        write_array(file, "present", counted.present)
+        write_array(file, "cellId", cells.astype(np.uint16))
+        write_array(file, "frames_per_cell", counted.frames_per_cell)
+        shape = (len(cells), *MODULE_SHAPE)
+        write_array(file, "powder_per_cell", counted.powder.reshape(shape), "photons", "sum over frames, good pixels")
+        if counted.good_frames is not None:
+            write_array(
+                file,
+                "counts_per_cell",
+                counted.good_frames.reshape(shape),
+                description="frames in which the pixel was good",
+            )
