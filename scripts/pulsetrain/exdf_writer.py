@@ -15,8 +15,8 @@ TRAIN_PERIOD_NS = 10**8
 TEXT = h5py.string_dtype()
 
 # Numbers of karabo's enumerations Unit and MetricPrefix, as they stand in the attributes of the facility's files.
-UNITS = {"m": (2, "METER"), "J": (15, "JOULE"), "V": (18, "VOLT"), "s": (4, "SECOND"), "Hz": (9, "HERTZ")}
-PREFIXES = {"": (10, "NONE"), "u": (14, "MICRO"), "n": (15, "NANO"), "M": (6, "MEGA")}
+UNITS = {"m": (2, "meter"), "J": (15, "joule"), "V": (18, "volt"), "s": (4, "second"), "Hz": (9, "hertz")}
+PREFIXES = {"": (10, ""), "u": (14, "micro"), "n": (15, "nano"), "M": (6, "mega")}
 
 
 def write_head(file, version, train_ids, flags, sources, run, sequence):
@@ -145,8 +145,8 @@ def _write_column(file, name, values):
 
 def _write_unit(held, unit, prefix):
     held.attrs["unitEnum"] = np.array([UNITS[unit][0]], dtype=np.int32)
-    held.attrs["unitName"] = np.bytes_(UNITS[unit][1])
-    held.attrs["unitSymbol"] = np.bytes_(unit)
+    held.attrs["unitName"] = UNITS[unit][1].encode()
+    held.attrs["unitSymbol"] = unit.encode()
     held.attrs["metricPrefixEnum"] = np.array([PREFIXES[prefix][0]], dtype=np.int32)
-    held.attrs["metricPrefixName"] = np.bytes_(PREFIXES[prefix][1])
-    held.attrs["metricPrefixSymbol"] = np.bytes_(prefix)
+    held.attrs["metricPrefixName"] = PREFIXES[prefix][1].encode()
+    held.attrs["metricPrefixSymbol"] = prefix.encode()

@@ -265,6 +265,7 @@ def _write_raw_pixels(file, source, settings, run, module, plan):
         f"INSTRUMENT/{source}/image/data",
         (n_rows, 2, *MODULE_SHAPE),
         "u2",
+        maxshape=(None, 2, *MODULE_SHAPE),
         chunks=(max(1, min(BLOCK_FRAMES, n_rows)), 2, *MODULE_SHAPE),
     )
     for start, images in _blocks(settings, run, module, plan, simulate_detector.raw_images):
@@ -276,7 +277,7 @@ def _write_corrected_pixels(file, source, settings, run, module, plan):
     group = f"INSTRUMENT/{source}/image"
     n_rows = len(plan.frame)
     shape, chunk = (n_rows, *MODULE_SHAPE), (1, *MODULE_SHAPE)
-    packed = {"chunks": chunk, "compression": "gzip", "compression_opts": 1}
+    packed = {"maxshape": (None, *MODULE_SHAPE), "chunks": chunk, "compression": "gzip", "compression_opts": 1}
     kind = "u1" if settings["proc_data"] == "uint8" else "f4"
     data = file.create_dataset(f"{group}/data", shape, kind, shuffle=True, **packed)
     with ThreadPoolExecutor(COMPRESSION_THREADS) as pool:
