@@ -24,11 +24,11 @@ def from_checkout(path):
     return (Path(workflow.basedir) / Path(path).expanduser()).absolute()
 
 
-def checked(function, *arguments):
-    """Call a function of the library; show its ConfigError as one clear message without a traceback."""
+def checked(function, *arguments, **named):
+    """Call a function of the library; show what is wrong with its values as one message without a traceback."""
     try:
-        return function(*arguments)
-    except settings_of.ConfigError as error:
+        return function(*arguments, **named)
+    except ValueError as error:
         raise WorkflowError(str(error)) from None
 
 
@@ -91,7 +91,7 @@ def simulated_settings():
 
     given = {name: value for name, value in config["simulate"].items() if value is not None}
     given |= {"detector": DETECTOR["name"], "distance_m": DETECTOR["distance_m"], "modules": DETECTOR["modules"]}
-    return simulate.settings(geometry=str(from_checkout(DETECTOR["geometry"])), **given)
+    return checked(simulate.settings, geometry=given_file("detector.geometry", DETECTOR["geometry"]), **given)
 
 
 @functools.cache
@@ -118,9 +118,10 @@ def run_sources(run):
     if config["simulate"] is not None:
         from pulsetrain.simulate_files import run_files
 
-        files = run_files(DATA, simulated_settings(), int(run), stream)
-        modules = [path for paths in files["modules"].values() for path in paths]
-        return {"modules": dict.fromkeys(sorted(modules)), "control": dict.fromkeys(sorted(files["control"]))}
+        files = run_files(str(DATA_ROOT), simulated_settings(), int(run), stream)
+        modules = [from_scratch(path) for paths in files["modules"].values() for path in paths]
+        control = [from_scratch(path) for path in files["control"]]
+        return {"modules": dict.fromkeys(sorted(modules)), "control": dict.fromkeys(sorted(control))}
     directories = {name: DATA_ROOT / name / f"r{run}" for name in ("raw", "proc")}
     listed = {name: directory_files(directory) for name, directory in directories.items()}
     modules = {}
@@ -164,7 +165,7 @@ def source_sizes(kind):
 
     def sizes(wildcards):
         if config["simulate"] is not None:
-            text = json.dumps(simulated_settings() | {"geometry": None}, sort_keys=True)
+            text = json.dumps(simulated_settings(), sort_keys=True)
             return {"simulated": hashlib.sha256(text.encode()).hexdigest()[:12]}
         return {Path(path).name: size for path, size in sorted(run_sources(wildcards.run)[kind].items())}
 

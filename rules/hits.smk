@@ -80,6 +80,7 @@ rule sum_powder:
     """Put the summed photons of all frames, of hits and of misses into one file. Wildcard: run."""
     input:
         litpixels=per_module("litpixels/r{run}_m{module}.h5"),
+        masks=per_module("masks/r{run}_m{module}.h5"),
         cxi="saved_hits/r{run}_hits.cxi",
         misses="powder/r{run}_misses.h5",
     output:

@@ -6,12 +6,13 @@ counts_per_cell u4 (C, 512, 128).
 """
 
 from pulsetrain.litpixels import count_module
-from pulsetrain.provenance import begin_job
+from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
     attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
-    constants, region = list(job.input.constants), list(job.input.region)
+    constants = list(job.input.constants)
+    region = [checkout_path(name) for name in job.params.region]
     count_module(
         job.input.vds,
         job.input.mask,

@@ -6,7 +6,7 @@ Output ``masks/r...._m...h5``: ``cellId`` u2 (C,), the sorted memory cells of th
 """
 
 from pulsetrain.masks import make_run_mask
-from pulsetrain.provenance import begin_job
+from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     make_run_mask(
         vds=job.input.vds,
         constants_mask=next(iter(job.input.constants_mask), None),
-        user=list(job.input.user),
+        user=[checkout_path(name) for name in job.params.user],
         module=job.params.module,
         stream=job.params.stream,
         sample_trains=job.params.sample_trains,

@@ -4,11 +4,12 @@ Outputs ``constants``: analogGains_keV float32 (3, cells, 128, 512) [keV/ADU], d
 (2, cells, 128, 512), darkOffsets float32 (3, cells, 128, 512) [ADU]; ``mask``: badCellMask bool (cells, 128, 512).
 """
 
-from pulsetrain.provenance import begin_job
+from pulsetrain.provenance import begin_job, checkout_path
 from pulsetrain.simulate_files import write_bad_cell_mask, write_constants
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
     attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
-    write_constants(job.output.constants, job.params.settings, int(job.params.module), attributes)
-    write_bad_cell_mask(job.output.mask, job.params.settings, int(job.params.module), attributes)
+    settings = job.params.settings | {"geometry": checkout_path(job.params.settings["geometry"])}
+    write_constants(job.output.constants, settings, int(job.params.module), attributes)
+    write_bad_cell_mask(job.output.mask, settings, int(job.params.module), attributes)

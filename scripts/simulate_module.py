@@ -4,15 +4,16 @@ Output ``file``: EXDF file, image/data (N, 2, 512, 128) uint16 [ADU] (raw) or (N
 image/{trainId, pulseId, cellId}, and for proc image/{mask, gain}.
 """
 
-from pulsetrain.provenance import begin_job
+from pulsetrain.provenance import begin_job, checkout_path
 from pulsetrain.simulate_files import write_module_file
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
     attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    settings = job.params.settings | {"geometry": checkout_path(job.params.settings["geometry"])}
     write_module_file(
         job.output.file,
-        job.params.settings,
+        settings,
         int(job.params.run),
         job.params.stream,
         int(job.params.module),

@@ -31,7 +31,7 @@ from pulsetrain.geometry import read_geometry, xyz_map
 from pulsetrain.output import new_h5, whole_file
 from pulsetrain.photon_frames import photon_blocks
 from pulsetrain.progress import progress
-from pulsetrain.provenance import begin_job
+from pulsetrain.provenance import begin_job, checkout_path
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ if __name__ == "__main__":
         list(job.input.outliers),
         job.input.misses,
         list(job.input.constants),
-        job.input.geometry,
+        checkout_path(job.params.geometry),
         job.output.cxi,
         job.output.geom,
         run=job.params.run,

@@ -141,10 +141,11 @@ def git_revision():
 
 def _log_to(path):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.FileHandler(path, mode="w"), logging.StreamHandler()]
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
-    )
+    to_file, to_terminal = logging.FileHandler(path, mode="w"), logging.StreamHandler()
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    # Jobs share the terminal, so each line says whose it is: count_litpixels r0050_m07.
+    to_terminal.setFormatter(logging.Formatter(f"{Path(path).parent.name} {Path(path).stem}: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal], force=True)
 
     def log_exception(kind, value, trace):
         logging.getLogger(__name__).critical("stopped by an error", exc_info=(kind, value, trace))
