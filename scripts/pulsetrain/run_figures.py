@@ -1,5 +1,7 @@
 """Pictures of a run's integrity, hit scores and pulse energies."""
 
+import json
+
 import h5py
 import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -164,26 +166,33 @@ def draw_hitscore_histogram(frames, attributes):
         right.set_axis_off()
         return figure
     hit = frames["is_hit"].astype(bool)
-    low = max(score[score > 0].min(initial=1.0), 1.0)
-    bins = np.geomspace(low, max(score.max() * 1.05, low * 2), 120)
+    threshold_sigma = json.loads(attributes["params"])["threshold_sigma"]
+    positive = score[score > 0]
+    low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 10.0)
+    bins = np.geomspace(low / 1.05, high * 1.05, 120)
     left.hist(score[~hit], bins, color=FRAME_COLOUR, label="not a hit")
     left.hist(score[hit], bins, color=HIT_COLOUR, label="hit", alpha=0.9)
     threshold = frames["threshold"][np.isfinite(frames["threshold"])]
     if len(threshold):
-        left.axvline(np.median(threshold), color=THRESHOLD_COLOUR, linewidth=1, label="median threshold")
+        span = (threshold.min(), threshold.max())
+        left.axvspan(*span, color=THRESHOLD_COLOUR, alpha=0.12, label="thresholds of the frames")
+        left.axvline(np.median(threshold), color=THRESHOLD_COLOUR, linewidth=1, label="their median")
     left.set(xscale="log", yscale="log", xlabel="hit score [photons]", ylabel="frames")
-    left.legend(frameon=False)
+    left.legend(frameon=False, fontsize=9)
     sigma = frames["hit_sigma"]
     known = np.isfinite(sigma)
-    shown = np.clip(sigma, -6, 30)
-    edges = np.linspace(-6, 30, 145)
-    right.hist(shown[known & ~hit], edges, color=FRAME_COLOUR)
-    right.hist(shown[known & hit], edges, color=HIT_COLOUR, alpha=0.9)
-    if "threshold_sigma" in attributes:
-        right.axvline(float(attributes["threshold_sigma"]), color=THRESHOLD_COLOUR, linewidth=1)
-    right.set(
-        yscale="log", xlabel="distance from the background [standard deviations], 30 = 30 or more", ylabel="frames"
+    top = max(float(np.max(sigma, where=known, initial=10.0)), 10.0)
+    edges = 5 * np.sinh(np.linspace(np.arcsinh(-6 / 5), np.arcsinh(top * 1.05 / 5), 140))
+    right.hist(sigma[known & ~hit], edges, color=FRAME_COLOUR)
+    right.hist(sigma[known & hit], edges, color=HIT_COLOUR, alpha=0.9)
+    right.axvline(
+        threshold_sigma, color=THRESHOLD_COLOUR, linewidth=1, label=f"hits.threshold_sigma = {threshold_sigma}"
     )
+    right.set_xscale("asinh", linear_width=5)
+    right.set_xticks([tick for tick in (-5, 0, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= top * 1.05])
+    right.xaxis.set_major_formatter("{x:g}")
+    right.set(yscale="log", xlabel="distance from the background [standard deviations]", ylabel="frames")
+    right.legend(frameon=False, fontsize=9)
     return figure
 
 
