@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from pulsetrain.decode import inflate, unshuffle
+from pulsetrain.kernels import Stored
 from pulsetrain.memory import BLOCK_MB
 
 BLOCK_BYTES = BLOCK_MB * 1024**2
@@ -140,7 +141,7 @@ def find_storage(path, dataset, descriptor, leading=1):
         n_rows = int(np.prod(held.shape[:leading]))
         nothing = np.empty(0, np.int64)
         storage = Storage(str(path), dataset, "hdf5", held.dtype, shape, n_rows, 1, False, -1, nothing, nothing)
-        if file.userblock_size or held.dtype.byteorder == ">" or held.dtype.kind not in "buif" or held.is_virtual:
+        if file.userblock_size or held.dtype.byteorder == ">" or held.dtype.kind not in "uif" or held.is_virtual:
             return storage
         creation = held.id.get_create_plist()
         if creation.get_external_count():
@@ -352,7 +353,7 @@ def _runs(rows):
     return zip([0, *edges.tolist()], [*edges.tolist(), len(rows)], strict=True)
 
 
-def unpack(block, buffer=None, pool=None):
+def unpack(block, buffer=None, pool=None, single=False):
     """Inflate the chunks of a block that hold several frames each; blocks of other kinds are returned as they are.
 
     Parameters
@@ -362,14 +363,15 @@ def unpack(block, buffer=None, pool=None):
         Memory to use again; replaced when it is too small.
     pool : concurrent.futures.Executor, optional
         Threads that share the work.
+    single : bool
+        Inflate chunks of one frame, too.
 
     Returns
     -------
     Block
-        Not packed.
     """
     storage = block.storage
-    if not block.packed or storage.rows_per_chunk == 1:
+    if not block.packed or (storage.rows_per_chunk == 1 and not single):
         return block
     chunk_bytes = storage.frame_bytes * storage.rows_per_chunk
     begins, first, piece = np.unique(block.start, return_index=True, return_inverse=True)
@@ -402,27 +404,35 @@ def frame_values(block, i):
     return _unpacked(block, i, storage.frame_bytes)
 
 
-def frame_planes(block, i):
-    """Inflated but still shuffled bytes of frame i of a packed block with one frame per chunk, (bytes,) uint8."""
-    return _inflated(block, i, block.storage.frame_bytes)
-
-
 def _unpacked(block, i, n_bytes):
-    data = _inflated(block, i, n_bytes)
     storage = block.storage
+    start = int(block.start[i])
+    try:
+        data = inflate(block.buffer[start : start + int(block.size[i])], n_bytes)
+    except ValueError as error:
+        raise damaged(block, i, str(error)) from error
     return unshuffle(data, storage.dtype) if storage.shuffled else data.view(storage.dtype)
 
 
-def _inflated(block, i, n_bytes):
-    start = int(block.start[i])
-    try:
-        return inflate(block.buffer[start : start + int(block.size[i])], n_bytes)
-    except ValueError as error:
-        storage = block.storage
-        raise ValueError(
-            f"{storage.path}: {storage.dataset}, frame {int(block.rows[i])}: {error}. Copy the file again; if that "
-            "does not help, correct the run again or leave the file out."
-        ) from error
+def damaged(block, i, problem):
+    """Error that says which frame of which file cannot be unpacked, to be raised."""
+    storage = block.storage
+    return ValueError(
+        f"{storage.path}: {storage.dataset}, frame {int(block.rows[i])}: {problem}. Copy the file again; if that does "
+        "not help, correct the run again or leave the file out."
+    )
+
+
+def stored_frames(block):
+    """The frames of a block as compiled code wants them.
+
+    Returns
+    -------
+    pulsetrain.kernels.Stored
+    """
+    dtype = block.storage.dtype
+    values = block.buffer[: block.buffer.size // dtype.itemsize * dtype.itemsize].view(dtype)
+    return Stored(block.buffer, values, block.start, block.size, block.packed, block.storage.shuffled)
 
 
 def read_blocks(plans):

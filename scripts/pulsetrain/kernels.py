@@ -10,6 +10,8 @@ Narrow types are kept by explicit casts: numba would make every accumulator int6
 of the vector lanes. Each bound that this needs is stated.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import float32 as F32
 from numba import int8 as I8
@@ -20,6 +22,8 @@ from numba import uint8 as U8
 from numba import uint16 as U16
 from numba import uint32 as U32
 
+from pulsetrain.decode import close_decompressor, inflate_into, join_planes, open_decompressor
+
 PIXELS = 512 * 128
 SPAN = 256  # pixels per inner loop: 256 * 255 is the largest sum of bytes that fits into 16 bits
 MOST_PHOTONS = 65535
@@ -28,9 +32,237 @@ ASIC_ROWS = 64
 FIXED_POINT = 4096  # the common mode is summed in units of 1/4096 photon: exact, whatever the order
 COMMON_MODE_PIXELS = 1024  # fewer dark pixels than a quarter of the ASIC give no common mode
 
+# how values become photons
+BYTES, WHOLE, FLOATS, INTEGERS, RAW = range(5)
+
 # columns of the counts
 LIT, PHOTONS, REGION, FULL = range(4)
 STAGING_FRAMES = 257  # 257 * 255 = 65535: so many frames of bytes fit into 16 bits
+
+
+class Stored(NamedTuple):
+    """Frames in memory as they are stored.
+
+    Attributes
+    ----------
+    bytes : ndarray of uint8
+    values : ndarray
+        The same memory as values of the stored type.
+    start, size : ndarray of int64, (frames,)
+        Place of each frame in `bytes`; where they are not packed, `start` is a multiple of the size of a value.
+    packed : bool
+        Each frame is compressed with gzip on its own.
+    shuffled : bool
+        The compressed bytes are in byte planes.
+    """
+
+    bytes: np.ndarray
+    values: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    packed: bool
+    shuffled: bool
+
+
+class Flags(NamedTuple):
+    """Bits per frame that drop pixels: those of frame i are ``values[start[i] :]``; `start` is empty for none."""
+
+    values: np.ndarray
+    start: np.ndarray
+
+
+class Recipe(NamedTuple):
+    """How values become photons.
+
+    Attributes
+    ----------
+    mode : int
+        BYTES: uint8 as they are. WHOLE: float32 of which most frames hold whole numbers up to 255. FLOATS and INTEGERS:
+        any. RAW: analog and digital values.
+    scale : float32
+        Photons per unit of floating point values.
+    bias : float32
+        1 - photon_threshold.
+    common_mode : bool
+        Subtract the common mode of each ASIC from raw values.
+    offset, gain : ndarray of float32, (3, cells, 65536)
+        See :func:`raw_photons`; without cells if not raw.
+    limit : ndarray of uint16, (2, cells, 65536)
+    """
+
+    mode: int
+    scale: np.float32
+    bias: np.float32
+    common_mode: bool
+    offset: np.ndarray
+    gain: np.ndarray
+    limit: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def count_share(stored, share, frames, cell, good, region, flags, recipe, counts, powder, good_frames):
+    """Count some frames of a block, all in one go without the GIL.
+
+    Parameters
+    ----------
+    stored : Stored
+    share : ndarray of int64
+        Which frames of the block; those of one cell together.
+    frames : ndarray of int64
+        Frame of the run that each frame of the block is.
+    cell : ndarray of int64
+        Row of the cell of each frame of the run.
+    good : ndarray of uint8, (cells, 65536)
+        255 = good.
+    region : ndarray of uint8, (65536,)
+        255 where photons count for the hit score.
+    flags : Flags
+    recipe : Recipe
+    counts : ndarray of uint32, (frames of the run, 4)
+        Rows of these frames become: lit pixels, photons, photons in the region, saturated pixels.
+    powder : ndarray of uint32, (cells, 65536)
+        The photons are added.
+    good_frames : ndarray of uint32, (cells, 65536)
+        Only with flags: 1 is added where a pixel is good.
+
+    Returns
+    -------
+    status, position : int
+        0, or a key of decode.DAMAGES and the frame of the block that cannot be unpacked.
+    """
+    inflated = np.empty(_values_per_frame(recipe) * stored.values.itemsize, np.uint8)
+    values = np.empty(_values_per_frame(recipe), stored.values.dtype)
+    small = np.empty(PIXELS, np.uint8)
+    photons = np.empty(PIXELS, np.uint16)
+    left = np.empty((1, PIXELS), np.uint8)
+    shifts = np.zeros((8, 128), np.float32)
+    staging = np.zeros(PIXELS, np.uint16)
+    staged = 0
+    staged_cell = -1
+    status = 0
+    position = -1
+    decompressor = open_decompressor()
+    for i in share:
+        frame = frames[i]
+        this = cell[frame]
+        if staged > 0 and (this != staged_cell or staged == STAGING_FRAMES):
+            add_staging(staging, powder[staged_cell])
+            staged = 0
+        masks, row = good, this
+        if flags.start.size > 0:
+            drop_flagged(flags.values[flags.start[i] : flags.start[i] + PIXELS], good[this], left[0])
+            add_good(left[0], good_frames[this])
+            masks, row = left, 0
+        if stored.packed:
+            status = inflate_into(decompressor, stored.bytes, stored.start[i], stored.size[i], inflated)
+            if status != 0:
+                position = i
+                break
+        if recipe.mode == BYTES:
+            source = inflated if stored.packed else stored.bytes[stored.start[i] : stored.start[i] + PIXELS]
+            count_bytes(source, masks, row, region, staging, counts, frame)
+            staged += 1
+            staged_cell = this
+            continue
+        if recipe.mode == WHOLE and planes_to_bytes(inflated, small):
+            count_bytes(small, masks, row, region, staging, counts, frame)
+            counts[frame, FULL] = 0  # 255 is not the end of float32
+            staged += 1
+            staged_cell = this
+            continue
+        held = _held_values(stored, i, inflated, values)
+        _convert(held, this, masks[row], recipe, shifts, photons)
+        count_photons(photons, masks[row], region, powder[this], counts, frame)
+        if recipe.mode == RAW:
+            counts[frame, FULL] = count_full(held, masks[row])
+    if staged > 0:
+        add_staging(staging, powder[staged_cell])
+    close_decompressor(decompressor)
+    return status, position
+
+
+@njit(cache=True, nogil=True)
+def fill_frames(stored, places, module, good, flags, recipe, photons, flagged):
+    """Turn frames of one module and memory cell into masked photons.
+
+    Parameters
+    ----------
+    stored : Stored
+    places : ndarray of int64
+        Where each frame goes.
+    module : int
+    good : ndarray of uint8, (65536,)
+        255 = good.
+    flags : Flags
+    recipe : Recipe
+        With constants of the one cell.
+    photons : ndarray of uint16, (frames, modules, 65536)
+        ``photons[places[i], module]`` becomes the photons of frame i, 0 where the mask or the flags are not good.
+    flagged : ndarray of bool, (frames, modules, 65536)
+        Only with flags: becomes True where they are set.
+
+    Returns
+    -------
+    status, position : int
+        As :func:`count_share`.
+    """
+    inflated = np.empty(_values_per_frame(recipe) * stored.values.itemsize, np.uint8)
+    values = np.empty(_values_per_frame(recipe), stored.values.dtype)
+    small = np.empty(PIXELS, np.uint8)
+    mask = good.copy()
+    shifts = np.zeros((8, 128), np.float32)
+    status = 0
+    position = -1
+    decompressor = open_decompressor()
+    for i in range(places.size):
+        target = photons[places[i], module]
+        if flags.start.size > 0:
+            bits = flags.values[flags.start[i] : flags.start[i] + PIXELS]
+            drop_flagged(bits, good, mask)
+            flagged_ = flagged[places[i], module]
+            for k in range(PIXELS):
+                flagged_[k] = bits[k] != 0
+        if stored.packed:
+            status = inflate_into(decompressor, stored.bytes, stored.start[i], stored.size[i], inflated)
+            if status != 0:
+                position = i
+                break
+        if recipe.mode == WHOLE and planes_to_bytes(inflated, small):
+            integer_photons(small, target)
+        else:
+            _convert(_held_values(stored, i, inflated, values), 0, mask, recipe, shifts, target)
+        apply_mask(target, mask)
+    close_decompressor(decompressor)
+    return status, position
+
+
+@njit(cache=True, nogil=True)
+def _values_per_frame(recipe):
+    return 2 * PIXELS if recipe.mode == RAW else PIXELS
+
+
+@njit(cache=True, nogil=True)
+def _held_values(stored, i, inflated, values):
+    """Values of frame i, unpacked already; `values` is memory that may be used for them."""
+    if not stored.packed:
+        first = stored.start[i] // stored.values.itemsize
+        return stored.values[first : first + values.size]
+    if stored.shuffled:
+        join_planes(inflated, values)
+        return values
+    return inflated.view(stored.values.dtype)
+
+
+@njit(cache=True, nogil=True)
+def _convert(values, cell, mask, recipe, shifts, photons):
+    if recipe.mode == RAW:
+        if recipe.common_mode:
+            common_modes(values, recipe.offset, recipe.gain, recipe.limit, cell, mask, shifts)
+        raw_photons(values, recipe.offset, recipe.gain, recipe.limit, cell, shifts, recipe.bias, photons)
+    elif recipe.mode == INTEGERS or recipe.mode == BYTES:
+        integer_photons(values, photons)
+    else:
+        float_photons(values, recipe.scale, recipe.bias, photons)
 
 
 @njit(cache=True, nogil=True)

@@ -10,39 +10,19 @@ from pulsetrain.chunks import (
     BLOCK_BYTES,
     BLOCK_FRAMES,
     check_source,
-    frame_values,
     open_storages,
     plan_reads,
     read_block,
     read_blocks,
+    stored_frames,
     unpack,
 )
 from pulsetrain.constants import good_bytes, load_region, open_mask, read_constants, read_mask
 from pulsetrain.detector import MODULE_SHAPE
-from pulsetrain.kernels import (
-    FULL,
-    LIT,
-    PHOTONS,
-    PIXELS,
-    REGION,
-    STAGING_FRAMES,
-    add_good,
-    add_staging,
-    count_bytes,
-    count_full,
-    count_photons,
-    drop_flagged,
-)
+from pulsetrain.kernels import FULL, LIT, PHOTONS, PIXELS, REGION, count_share
 from pulsetrain.layout import read_layout, source_path, source_rows
 from pulsetrain.output import new_h5, write_array
-from pulsetrain.photons import (
-    bytes_of,
-    check_image,
-    new_workspace,
-    photons_of,
-    run_constants,
-    run_conversion,
-)
+from pulsetrain.photons import check_image, flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion
 from pulsetrain.progress import progress
 
 FLAGGED_FRAMES = 128  # frames per block with their uint32 masks: 32 MB of masks
@@ -192,6 +172,7 @@ def count_frames(
         np.bincount(cell[present], minlength=len(cells)).astype(np.uint32),
         np.zeros((len(cells), PIXELS), np.uint32) if per_frame_mask else None,
     )
+    good_frames = np.empty((0, PIXELS), np.uint32) if counted.good_frames is None else counted.good_frames
     advance = progress(int(present.sum()))
     with contextlib.ExitStack() as stack:
         storage_of = stack.enter_context(open_storages())
@@ -216,8 +197,23 @@ def count_frames(
                 flags = read_flags(layout, layout_path, number, block.rows, storage_of, pool)
             shares = divide_by_cell(cell[block.frames], SHARES * threads)
 
-            def count(share, block=block, flags=flags):
-                _count_share(block, share, cell, good, region, conversion, flags, counted)
+            stored, recipe, kernel_flags = stored_frames(block), recipe_of(block, conversion), flags_of(flags)
+
+            def count(share, block=block, stored=stored, recipe=recipe, flags=kernel_flags):
+                result = count_share(
+                    stored,
+                    share,
+                    block.frames,
+                    cell,
+                    good,
+                    region,
+                    flags,
+                    recipe,
+                    counted.counts,
+                    counted.powder,
+                    good_frames,
+                )
+                raise_if_damaged(block, result)
 
             for _ in pool.map(count, shares):
                 pass
@@ -243,39 +239,6 @@ def divide_by_cell(cell, n_shares):
     wanted = np.arange(1, n_shares) * len(cell) / n_shares
     cuts = np.unique(begins[np.minimum(np.searchsorted(begins, wanted), len(begins) - 1)]) if len(begins) else begins
     return [part for part in np.split(order, cuts) if part.size]
-
-
-def _count_share(block, share, cell, good, region, conversion, flags, counted):
-    work = new_workspace()
-    staging = np.zeros(PIXELS, np.uint16)
-    staged, staged_cell = 0, -1
-    counts, powder = counted.counts, counted.powder
-    left = work.mask.reshape(1, -1)
-    for i in share.tolist():
-        frame = int(block.frames[i])
-        this = int(cell[frame])
-        if staged and (this != staged_cell or staged == STAGING_FRAMES):
-            add_staging(staging, powder[staged_cell])
-            staged = 0
-        masks, of = good, this
-        if flags is not None:
-            flag_block, place = flags
-            drop_flagged(frame_values(flag_block, int(place[i])), good[this], work.mask)
-            add_good(work.mask, counted.good_frames[this])
-            masks, of = left, 0
-        small = bytes_of(block, i, conversion, work)
-        if small is not None:
-            count_bytes(small, masks, of, region, staging, counts, frame)
-            staged, staged_cell = staged + 1, this
-            if block.storage.dtype != np.uint8:
-                counts[frame, FULL] = 0  # 255 is not the end of float32
-            continue
-        values = photons_of(block, i, this, masks[of], conversion, work, work.photons)
-        count_photons(work.photons, masks[of], region, powder[this], counts, frame)
-        if conversion.calibration is not None:
-            counts[frame, FULL] = count_full(values, masks[of])
-    if staged:
-        add_staging(staging, powder[staged_cell])
 
 
 def image_storage(layout, layout_path, number, storage_of):
@@ -309,7 +272,7 @@ def read_flags(layout, layout_path, number, rows, storage_of, pool=None):
             "Set masks.per_frame: false."
         )
     (plan,) = plan_reads(storage, np.arange(len(rows)), rows, ALL, ALL)
-    block = unpack(read_block(plan, pool=pool), pool=pool)
+    block = unpack(read_block(plan, pool=pool), pool=pool, single=True)
     place = np.empty(len(rows), np.int64)
     place[block.frames] = np.arange(len(rows))
     return block, place

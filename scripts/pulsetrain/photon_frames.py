@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pulsetrain.chunks import READERS, frame_values, open_storages, plan_reads, read_block, unpack
+from pulsetrain.chunks import READERS, open_storages, plan_reads, read_block, stored_frames, unpack
 from pulsetrain.constants import good_bytes, open_mask, read_constants, read_mask
 from pulsetrain.detector import MASK_BAD, MASK_MISSING, MODULE_SHAPE, N_MODULES
-from pulsetrain.kernels import PIXELS, apply_mask, drop_flagged, integer_photons
+from pulsetrain.kernels import PIXELS, fill_frames
 from pulsetrain.layout import read_layout, source_rows
 from pulsetrain.litpixels import ALL, image_storage, read_flags
-from pulsetrain.photons import bytes_of, new_workspace, photons_of, run_constants, run_conversion
+from pulsetrain.photons import flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion
 
 
 class PhotonBlock(NamedTuple):
@@ -102,7 +102,7 @@ def photon_blocks(
     batches = _batches(layout.cell_id[frames], block)
     where = {module: [values[frames] for values in source_rows(layout, module)] for module in modules}
     photons = np.zeros((block, N_MODULES, PIXELS), np.uint16)
-    flagged = np.zeros((block, N_MODULES, PIXELS), bool) if per_frame_mask else None
+    flagged = np.zeros((block if per_frame_mask else 0, N_MODULES, PIXELS), bool)
     with contextlib.ExitStack() as stack:
         storage_of = stack.enter_context(open_storages())
         pool = stack.enter_context(ThreadPoolExecutor(threads))
@@ -138,23 +138,18 @@ def photon_blocks(
 
         def fill(module, state, found):
             good, converted = state.modules[module]
-            work = new_workspace()
             for data, flags in found:
-                for i, place in enumerate(data.frames.tolist()):
-                    target = photons[place, module]
-                    mask = good
-                    if flags is not None:
-                        flag_block, order = flags
-                        values = frame_values(flag_block, int(order[i]))
-                        np.not_equal(values, 0, out=flagged[place, module])
-                        drop_flagged(values, good, work.mask)
-                        mask = work.mask
-                    small = bytes_of(data, i, converted, work)
-                    if small is None:
-                        photons_of(data, i, 0, mask, converted, work, target)
-                    else:
-                        integer_photons(small, target)
-                    apply_mask(target, mask)
+                result = fill_frames(
+                    stored_frames(data),
+                    data.frames,
+                    module,
+                    good,
+                    flags_of(flags),
+                    recipe_of(data, converted),
+                    photons,
+                    flagged,
+                )
+                raise_if_damaged(data, result)
 
         pending = coordinator.submit(read_batch, batches[0], None) if batches else None
         for k, batch in enumerate(batches):

@@ -4,18 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pulsetrain.chunks import frame_planes, frame_values
+from pulsetrain.chunks import damaged, stored_frames
 from pulsetrain.constants import Calibration, open_constants
+from pulsetrain.decode import DAMAGES
 from pulsetrain.detector import MODULE_SHAPE
-from pulsetrain.kernels import (
-    PIXELS,
-    common_modes,
-    float_photons,
-    integer_photons,
-    planes_to_bytes,
-    raw_photons,
-    threshold_bias,
-)
+from pulsetrain.kernels import BYTES, FLOATS, INTEGERS, PIXELS, RAW, WHOLE, Flags, Recipe, threshold_bias
 
 
 class Conversion(NamedTuple):
@@ -37,25 +30,6 @@ class Conversion(NamedTuple):
     bias: np.float32
     calibration: Calibration | None
     common_mode: bool
-
-
-class Workspace(NamedTuple):
-    """Memory of one thread for one frame."""
-
-    bytes: np.ndarray
-    photons: np.ndarray
-    mask: np.ndarray
-    shifts: np.ndarray
-
-
-def new_workspace():
-    """Make the memory that one thread needs."""
-    return Workspace(
-        np.empty(PIXELS, np.uint8),
-        np.empty(PIXELS, np.uint16),
-        np.empty(PIXELS, np.uint8),
-        np.zeros((8, 128), np.float32),
-    )
 
 
 def run_conversion(attributes, photon_threshold, common_mode, path):
@@ -139,63 +113,42 @@ def check_image(storage, attributes):
         )
 
 
-def bytes_of(block, i, conversion, work):
-    """Photons of frame i as bytes, where that is possible without loss and fast; None otherwise.
+def recipe_of(block, conversion):
+    """How the kernels are to turn the frames of a block into photons.
+
+    Shuffled float32 photons are mostly small whole numbers, which are read from the byte planes directly; that must
+    agree with rounding 255 + bias down.
 
     Returns
     -------
-    ndarray of uint8, (65536,), or None
-        Valid until the next frame.
+    pulsetrain.kernels.Recipe
     """
-    storage = block.storage
-    if storage.dtype == np.uint8:
-        return frame_values(block, i)
-    if not _whole_floats(block, conversion):
-        return None
-    return work.bytes if planes_to_bytes(frame_planes(block, i), work.bytes) else None
-
-
-def _whole_floats(block, conversion):
-    """Shuffled float32 in units of photons: mostly small whole numbers, which `planes_to_bytes` reads directly."""
-    storage = block.storage
-    return (
-        block.packed
-        and storage.shuffled
-        and storage.dtype == np.float32
-        and conversion.scale == 1
-        and np.float32(255) + conversion.bias < 256
-    )
-
-
-def photons_of(block, i, cell, mask, conversion, work, photons):
-    """Photons of frame i of a block; the mask is not applied.
-
-    Parameters
-    ----------
-    block : pulsetrain.chunks.Block
-    i : int
-    cell : int
-        Row of the constants' cell axis (raw only).
-    mask : ndarray of uint8, (65536,)
-        255 = good; chooses the pixels that the common mode is found from.
-    conversion : Conversion
-    work : Workspace
-    photons : ndarray of uint16, (65536,)
-        Becomes the photons.
-
-    Returns
-    -------
-    ndarray
-        The stored values, (65536,), for raw data (131072,): analog, then digital.
-    """
-    values = frame_values(block, i)
+    dtype = block.storage.dtype
     if conversion.calibration is not None:
         offset, gain, limit, _ = conversion.calibration
-        if conversion.common_mode:
-            common_modes(values, offset, gain, limit, cell, mask, work.shifts)
-        raw_photons(values, offset, gain, limit, cell, work.shifts, conversion.bias, photons)
-    elif values.dtype.kind == "f":
-        float_photons(values, conversion.scale, conversion.bias, photons)
+        return Recipe(RAW, conversion.scale, conversion.bias, conversion.common_mode, offset, gain, limit)
+    whole = block.packed and block.storage.shuffled and dtype == np.float32 and conversion.scale == 1
+    if dtype == np.uint8:
+        mode = BYTES
+    elif whole and np.float32(255) + conversion.bias < 256:
+        mode = WHOLE
     else:
-        integer_photons(values, photons)
-    return values
+        mode = FLOATS if dtype.kind == "f" else INTEGERS
+    none = np.empty((3, 0, PIXELS), np.float32)
+    return Recipe(mode, conversion.scale, conversion.bias, False, none, none, np.empty((2, 0, PIXELS), np.uint16))
+
+
+def flags_of(found):
+    """The kernels' view of what :func:`pulsetrain.litpixels.read_flags` read; None gives none."""
+    if found is None:
+        return Flags(np.empty(0, np.uint32), np.empty(0, np.int64))
+    block, place = found
+    stored = stored_frames(block)
+    return Flags(stored.values, (stored.start // stored.values.itemsize)[place])
+
+
+def raise_if_damaged(block, result):
+    """Raise if a kernel met a frame that cannot be unpacked."""
+    status, position = result
+    if status:
+        raise damaged(block, position, DAMAGES[status])
