@@ -26,6 +26,7 @@ GUARDS = {
     "min_spread": "spread of the score",
     "min_pulse_energy": "mean pulse energy",
 }
+QUIET = ("0 of", "not used")  # how the account of a guard begins that rejected no train
 GUARD_KEYS = {
     "min_score": "hits.min_score",
     "min_spread": "hits.min_spread",
@@ -516,7 +517,7 @@ def describe_status(is_hit, guard, guards, run_attributes):
     if is_hit.any():
         return {"status": "complete", "reason": ""}
     if (guard != "").all():
-        texts = [f"{GUARD_KEYS[name]}: {told}" for name, told in guards.items() if not told.startswith("0 of")]
+        texts = [f"{GUARD_KEYS[name]}: {told}" for name, told in guards.items() if not told.startswith(QUIET)]
         return {"status": "no hits", "reason": "guards rejected all trains; " + "; ".join(texts)}
     return {"status": "no hits", "reason": "no frame exceeds its threshold; hits.threshold_sigma sets it"}
 
@@ -524,7 +525,7 @@ def describe_status(is_hit, guard, guards, run_attributes):
 def _log_result(is_hit, is_miss, guard, guards, verdict, reason, status):
     log.info("%d hits of %d frames, %d misses drawn", is_hit.sum(), len(is_hit), is_miss.sum())
     for name, told in guards.items():
-        if told.startswith("0 of"):
+        if told.startswith(QUIET):
             log.info("guard %s: %s", name, told)
         else:
             log.warning("guard %s: %s; lower %s to loosen it", name, told, GUARD_KEYS[name])

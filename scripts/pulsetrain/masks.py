@@ -31,8 +31,10 @@ CHUNK_CACHE_BYTES = 64 << 20  # keeps a chunk of up to 256 frames of mask while 
 
 WINDOW = 9  # [pixels], neighbourhood for the expected counts
 UPHILL_NEIGHBOURS = 3  # on a slope so many of 8 neighbours are higher than a good pixel
+RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=bool)
 MIN_HOT_COUNTS = 20
 MIN_EXPECTED_OF_DEAD = 20
+DARK_FRINGE = 0.3  # share of the median of the neighbourhood
 MIN_CELLS = 8
 MIN_FRAMES_PER_CELL = 50
 MIN_COUNTS_PER_CELL = 1.0
@@ -340,15 +342,18 @@ def hot_and_dead_pixels(total, exposure, hot_sigma):
     excess = np.maximum((np.where(good, scatter, 0) * exposure) ** 2 - median, 0)
     limit = expected + hot_sigma * np.sqrt(expected + excess)
     hot = good & (total > limit) & (total >= MIN_HOT_COUNTS)
-    # For a dead pixel the slope goes the other way: even the lowest neighbours must count.
-    lowest = neighbour_rank(np.where(np.isfinite(rate), rate, np.inf), UPHILL_NEIGHBOURS - 1)
-    with np.errstate(invalid="ignore"):
-        lit_around = np.minimum(median, np.where(good, lowest * exposure, 0)) > MIN_EXPECTED_OF_DEAD
+    # In a dark fringe some neighbours are nearly as dark as the pixel, so all but one must count, and not much less
+    # than the pixels farther away.
+    lowest = neighbour_rank(np.where(np.isfinite(rate), rate, np.inf), 1, np.inf)
+    lowest = np.where(good & np.isfinite(lowest), lowest, 0) * exposure
+    lit_around = (lowest > MIN_EXPECTED_OF_DEAD) & (median > MIN_EXPECTED_OF_DEAD) & (lowest > DARK_FRINGE * median)
     return hot, good & (total == 0) & lit_around
 
 
 def neighbourhood(image):
     """Median and scatter of the 9 x 9 pixels around each pixel, and the third-highest of its 8 neighbours.
+
+    Neighbours that are masked or beyond the edge count as higher ones, but the highest known one is taken at least.
 
     Parameters
     ----------
@@ -370,15 +375,18 @@ def neighbourhood(image):
         median[start : start + 64] = middle.reshape(-1, image.shape[1])
         deviation = _median_of_finite(np.abs(windows - middle[:, None]))
         scatter[start : start + 64] = SIGMA_OF_MAD * deviation.reshape(-1, image.shape[1])
-    uphill = neighbour_rank(np.where(np.isfinite(image), image, -np.inf), 8 - UPHILL_NEIGHBOURS)
+    unknown = np.where(np.isfinite(image), image, -np.inf)
+    n_unknown = 8 - ndimage.convolve(np.isfinite(image).astype(int), RING.astype(int), mode="constant")
+    uphill = neighbour_rank(unknown, 7, -np.inf)
+    for higher in range(1, UPHILL_NEIGHBOURS):
+        enough = n_unknown < UPHILL_NEIGHBOURS - higher
+        uphill = np.where(enough, neighbour_rank(unknown, 7 - higher, -np.inf), uphill)
     return median, scatter, np.where(np.isfinite(uphill), uphill, median)
 
 
-def neighbour_rank(image, rank):
-    """The value of given rank (0 = lowest) among the 8 pixels next to each pixel; edges are mirrored."""
-    ring = np.ones((3, 3), dtype=bool)
-    ring[1, 1] = False
-    return ndimage.rank_filter(image, rank, footprint=ring, mode="mirror")
+def neighbour_rank(image, rank, outside):
+    """The value of given rank (0 = lowest) among the 8 pixels next to each pixel; `outside` is beyond the edges."""
+    return ndimage.rank_filter(image, rank, footprint=RING, mode="constant", cval=outside)
 
 
 def _median_of_finite(rows):
