@@ -18,7 +18,7 @@ configfile: str(Path(workflow.basedir) / "config" / "config.yaml")
 include: "rules/common.smk"
 
 
-os.environ["PULSETRAIN_OUTPUT_MODE"] = config["output_mode"]
+os.environ.update(PULSETRAIN_OUTPUT_MODE=config["output_mode"])
 
 
 workdir: str(SCRATCH)

@@ -191,14 +191,14 @@ def constants_directory(run):
     return from_scratch(directory)
 
 
-def constants_of(kind, module=None):
-    """Input function: files `kind` (constants or mask) of one module, or of all; none for corrected data."""
+def constants_of(kind):
+    """Input function: files `kind` (constants or mask) of the job's module, or of all; none for corrected data."""
 
     def files(wildcards):
         if stream_of(wildcards) != "raw":
             return []
         directory = constants_directory(wildcards.run)
-        modules = MODULES if module is None else [wildcards.module]
+        modules = [wildcards.module] if "module" in wildcards.keys() else MODULES
         return [f"{directory}/{kind}_m{number}.h5" for number in modules]
 
     return files
@@ -266,7 +266,10 @@ def run_targets(run):
 
 
 def all_targets():
-    return [target for run in RUNS for target in run_targets(run)]
+    targets = [target for run in RUNS for target in run_targets(run)]
+    if config["simulate"] is not None:
+        targets += [f"{DATA}/truth/spb_r{run}.h5" for run in RUNS]
+    return targets
 
 
 PLOTS = {

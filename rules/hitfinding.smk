@@ -9,7 +9,7 @@ rule count_litpixels:
     input:
         vds=vds_of,
         mask="masks/r{run}_m{module}.h5",
-        constants=constants_of("constants", "one"),
+        constants=constants_of("constants"),
     output:
         litpixels="litpixels/r{run}_m{module}.h5",
     log:

@@ -68,7 +68,6 @@ rule make_vds:
     input:
         frames=only_its_stream,
         accepted="integrity/r{run}.accepted",
-        files=ancient(module_files),
         control=ancient(control_files),
     output:
         vds="vds/r{run}_vds_{stream}.h5",

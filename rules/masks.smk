@@ -3,59 +3,60 @@
 
 rule make_run_mask:
     """
-    Static mask of one module, per memory cell: the facility's mask (proc) or the constants' (raw), ASIC borders and
-    the user's masks. Wildcards: run, module.
+    Static mask of each module, per memory cell: the facility's mask (proc) or the constants' (raw), ASIC borders and
+    the user's masks. One job, since a module takes seconds. Wildcard: run.
     """
     input:
         vds=vds_of,
-        constants_mask=constants_of("mask", "one"),
+        constants_mask=constants_of("mask"),
     output:
-        mask="masks/r{run}_m{module}.h5",
+        masks=expand("masks/r{{run}}_m{module}.h5", module=MODULES),
     log:
-        "logs/make_run_mask/r{run}_m{module}.log",
+        "logs/make_run_mask/r{run}.log",
     benchmark:
-        "benchmarks/make_run_mask/r{run}_m{module}.tsv"
+        "benchmarks/make_run_mask/r{run}.tsv"
     conda:
         CONDA
+    threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: 1000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         code=code_of("make_run_mask.py"),
-        run=lambda wildcards: int(wildcards.run),
-        module=lambda wildcards: int(wildcards.module),
+        modules=sorted(DETECTOR["modules"]),
         stream=stream_of,
         sample_trains=config["masks"]["sample_trains"],
         asic_edges=config["masks"]["asic_edges"],
         user=contents(USER_MASKS),
     message:
-        "run {wildcards.run} module {wildcards.module}: making the static mask"
+        "run {wildcards.run}: making the static masks"
     script:
         "../scripts/make_run_mask.py"
 
 
 rule find_powder_outliers:
-    """Find hot, dead and noisy pixels and cells in the summed photons of one module. Wildcards: run, module."""
+    """Find hot, dead and noisy pixels and cells in the summed photons of each module. Wildcard: run."""
     input:
-        litpixels="litpixels/r{run}_m{module}.h5",
-        mask="masks/r{run}_m{module}.h5",
+        litpixels=per_module("litpixels/r{run}_m{module}.h5"),
+        masks=per_module("masks/r{run}_m{module}.h5"),
     output:
-        mask="masks/r{run}_outliers_m{module}.h5",
+        masks=expand("masks/r{{run}}_outliers_m{module}.h5", module=MODULES),
     log:
-        "logs/find_powder_outliers/r{run}_m{module}.log",
+        "logs/find_powder_outliers/r{run}.log",
     benchmark:
-        "benchmarks/find_powder_outliers/r{run}_m{module}.tsv"
+        "benchmarks/find_powder_outliers/r{run}.tsv"
     conda:
         CONDA
+    threads: 4
     resources:
-        mem_mb=lambda wildcards, attempt: 1500 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         code=code_of("find_powder_outliers.py"),
-        module=lambda wildcards: int(wildcards.module),
+        modules=sorted(DETECTOR["modules"]),
         hot_sigma=config["masks"]["hot_sigma"],
         spread_sigma=config["masks"]["spread_sigma"],
     message:
-        "run {wildcards.run} module {wildcards.module}: looking for outliers in the powder"
+        "run {wildcards.run}: looking for outliers in the powder"
     script:
         "../scripts/find_powder_outliers.py"

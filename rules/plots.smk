@@ -20,15 +20,14 @@ rule plot_integrity:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         code=code_of("plot_integrity.py"),
-        run=lambda wildcards: int(wildcards.run),
     message:
-        "run {wildcards.run}: draw the findings of the integrity check"
+        "run {wildcards.run}: drawing the findings of the integrity check"
     script:
         "../scripts/plot_integrity.py"
 
 
 rule plot_hits:
-    """Draw hit scores, threshold, guards and hit rate. Wildcard: run."""
+    """Draw hit scores, threshold, guards, hit rate and the self-test of the pulse energies. Wildcard: run."""
     input:
         events="events/r{run}_events.h5",
     output:
@@ -36,6 +35,7 @@ rule plot_hits:
         hitscore_histogram=figure("hitscore_histogram"),
         guards=figure("guards"),
         hit_rate=figure("hit_rate"),
+        pulse_energy=figure("pulse_energy"),
     log:
         "logs/plot_hits/r{run}.log",
     benchmark:
@@ -47,117 +47,44 @@ rule plot_hits:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         code=code_of("plot_hits.py"),
-        run=lambda wildcards: int(wildcards.run),
     message:
-        "run {wildcards.run}: draw hit scores, threshold, guards and hit rate"
+        "run {wildcards.run}: drawing hit scores, threshold, guards, hit rate and the self-test of the pulse energies"
     script:
         "../scripts/plot_hits.py"
 
 
-rule plot_pulses:
-    """Draw the self-test of the pulse energies. Wildcard: run."""
-    input:
-        events="events/r{run}_events.h5",
-    output:
-        pulse_energy=figure("pulse_energy"),
-    log:
-        "logs/plot_pulses/r{run}.log",
-    benchmark:
-        "benchmarks/plot_pulses/r{run}.tsv"
-    conda:
-        CONDA
-    resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
-    params:
-        code=code_of("plot_pulses.py"),
-        run=lambda wildcards: int(wildcards.run),
-    message:
-        "run {wildcards.run}: draw the self-test of the pulse energies"
-    script:
-        "../scripts/plot_pulses.py"
-
-
-rule plot_powder:
-    """Draw the summed photons of all frames, hits and misses on the assembled detector. Wildcard: run."""
+rule plot_detector:
+    """Draw powder, mask and the strongest hits on the assembled detector. Wildcard: run."""
     input:
         powder="powder/r{run}_powder.h5",
+        masks=per_module("masks/r{run}_m{module}.h5"),
+        outliers=per_module("masks/r{run}_outliers_m{module}.h5"),
+        cxi="saved_hits/r{run}_hits.cxi",
     output:
         powder_all=figure("powder_all"),
         powder_hits=figure("powder_hits"),
         powder_misses=figure("powder_misses"),
-    log:
-        "logs/plot_powder/r{run}.log",
-    benchmark:
-        "benchmarks/plot_powder/r{run}.tsv"
-    conda:
-        CONDA
-    resources:
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
-    params:
-        code=code_of("plot_powder.py"),
-        run=lambda wildcards: int(wildcards.run),
-        geometry=geometry_of,
-        geometry_sha=geometry_sha256,
-    message:
-        "run {wildcards.run}: draw the summed photons of all frames, hits and misses on the assembled detector"
-    script:
-        "../scripts/plot_powder.py"
-
-
-rule plot_masks:
-    """Draw the mask on the assembled detector. Wildcard: run."""
-    input:
-        masks=per_module("masks/r{run}_m{module}.h5"),
-        outliers=per_module("masks/r{run}_outliers_m{module}.h5"),
-    output:
         mask=figure("mask"),
+        gallery=figure("gallery"),
     log:
-        "logs/plot_masks/r{run}.log",
+        "logs/plot_detector/r{run}.log",
     benchmark:
-        "benchmarks/plot_masks/r{run}.tsv"
+        "benchmarks/plot_detector/r{run}.tsv"
     conda:
         CONDA
     resources:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
-        code=code_of("plot_masks.py"),
+        code=code_of("plot_detector.py"),
         run=lambda wildcards: int(wildcards.run),
         modules=sorted(DETECTOR["modules"]),
         geometry=geometry_of,
         geometry_sha=geometry_sha256,
     message:
-        "run {wildcards.run}: draw the mask on the assembled detector"
+        "run {wildcards.run}: drawing powder, mask and the strongest hits on the assembled detector"
     script:
-        "../scripts/plot_masks.py"
-
-
-rule plot_gallery:
-    """Draw the strongest hits on the assembled detector. Wildcard: run."""
-    input:
-        cxi="saved_hits/r{run}_hits.cxi",
-    output:
-        gallery=figure("gallery"),
-    log:
-        "logs/plot_gallery/r{run}.log",
-    benchmark:
-        "benchmarks/plot_gallery/r{run}.tsv"
-    conda:
-        CONDA
-    resources:
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
-    params:
-        code=code_of("plot_gallery.py"),
-        run=lambda wildcards: int(wildcards.run),
-        geometry=geometry_of,
-        geometry_sha=geometry_sha256,
-    message:
-        "run {wildcards.run}: draw the strongest hits on the assembled detector"
-    script:
-        "../scripts/plot_gallery.py"
+        "../scripts/plot_detector.py"
 
 
 rule report:

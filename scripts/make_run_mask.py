@@ -1,24 +1,37 @@
-"""Make the static mask of one module of a run, per memory cell.
+"""Make the static masks of a run, per module and memory cell.
 
-Output ``masks/r...._m...h5``: ``cellId`` u2 (C,), the sorted memory cells of the run; ``mask`` u4 (C, 512, 128)
+Outputs ``masks/r...._m...h5``: ``cellId`` u2 (C,), the sorted memory cells of the run; ``mask`` u4 (C, 512, 128)
 (cell, slow_scan, fast_scan), bits of the CXI specification, 0 = good. Attribute facility_mask: ``read``, ``absent``
 (the corrected files have no mask), ``no frames`` (the module has none in this run) or ``constants`` (stream raw).
 """
 
+from functools import partial
+
 from pulsetrain.masks import make_run_mask
+from pulsetrain.parallel import run_all
 from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
     attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
-    make_run_mask(
-        vds=job.input.vds,
-        constants_mask=next(iter(job.input.constants_mask), None),
-        user=[checkout_path(name) for name in job.params.user],
-        module=job.params.module,
-        stream=job.params.stream,
-        sample_trains=job.params.sample_trains,
-        asic_edges=job.params.asic_edges,
-        output=job.output.mask,
-        attributes=attributes,
+    constants_masks = list(job.input.constants_mask) or [None] * len(job.params.modules)
+    run_all(
+        [
+            partial(
+                make_run_mask,
+                vds=job.input.vds,
+                constants_mask=constants_mask,
+                user=[checkout_path(name) for name in job.params.user],
+                module=module,
+                stream=job.params.stream,
+                sample_trains=job.params.sample_trains,
+                asic_edges=job.params.asic_edges,
+                output=output,
+                attributes=attributes,
+            )
+            for module, constants_mask, output in zip(
+                job.params.modules, constants_masks, job.output.masks, strict=True
+            )
+        ],
+        job.threads,
     )

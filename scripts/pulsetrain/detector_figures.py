@@ -8,6 +8,9 @@ from matplotlib.colors import LogNorm, PowerNorm
 from pulsetrain.detector import MASK_BIT_NAMES
 from pulsetrain.figures import new_figure, say_nothing_to_show
 
+GALLERY_PIXELS = 160  # half side of the pictures of single hits, around the beam axis
+GALLERY_BIN = 2
+
 
 def draw_assembled(geometry_path, image, title, units, log=True, colours="viridis"):
     """One image on the assembled detector, seen along the beam, with a colour bar.
@@ -109,20 +112,22 @@ def draw_gallery(geometry_path, cxi_path, n_images=12):
             image[~good] = np.nan
             assembled, centre = geometry.position_modules(image)
             height, width = assembled.shape
-            window = slice(max(centre[0] - 256, 0), min(centre[0] + 256, height))
-            across = slice(max(centre[1] - 256, 0), min(centre[1] + 256, width))
-            inner = _binned(assembled[window, across], 4)
-            brightest = max(brightest, np.nanmax(inner, initial=1))
-            pictures.append(axes.imshow(inner[::1, ::-1], origin="lower", cmap="viridis", interpolation="nearest"))
+            window = slice(max(centre[0] - GALLERY_PIXELS, 0), min(centre[0] + GALLERY_PIXELS, height))
+            across = slice(max(centre[1] - GALLERY_PIXELS, 0), min(centre[1] + GALLERY_PIXELS, width))
+            inner = _binned(assembled[window, across], GALLERY_BIN)
+            brightest = max(brightest, np.nanmax(inner, initial=1, where=np.isfinite(inner)))
+            # A logarithmic scale cannot show zeros; they are drawn in its lowest colour, gaps stay white.
+            shown = np.where(inner < 0.5, 0.5, inner)
+            pictures.append(axes.imshow(shown[:, ::-1], origin="lower", cmap="viridis", interpolation="nearest"))
             axes.set_title(
                 f"train {entry['trainId'][hit]} pulse {entry['pulseId'][hit]}\n{photons[hit]:.0f} photons", fontsize=8
             )
         for picture in pictures:
-            picture.set_norm(PowerNorm(0.5, vmin=0, vmax=brightest))
+            picture.set_norm(LogNorm(vmin=0.5, vmax=brightest))
         for axes in grid.flat:
             axes.set_axis_off()
         bar = figure.colorbar(pictures[0], ax=grid, shrink=0.7, pad=0.01)
-        bar.set_label("photons in 4 x 4 pixels (centre of the detector)")
+        bar.set_label(f"photons in {GALLERY_BIN} x {GALLERY_BIN} pixels")
     return figure
 
 

@@ -48,11 +48,11 @@ def draw_integrity(report):
         [f"{name}", f"{held['files']}", f"{held['rows']}", f"{held['used']}", _reasons(held["excluded"])]
         for name, held in sorted(report["modules"].items())
     ]
-    figure, axes = new_figure(11, 1.6 + 0.27 * (len(rows) + 1))
+    figure, axes = new_figure(11, 1.0 + 0.24 * (len(rows) + 1))
     axes.set_axis_off()
     colour = "#2c7a4b" if report["verdict"] == "accepted" else "#b3202c"
     axes.set_title(
-        f"run {report['run']:04d} ({report['stream']}): {report['verdict']}\n{report['summary']}",
+        f"{report['summary']} ({report['stream']})",
         loc="left",
         fontsize=10,
         color=colour,
@@ -68,6 +68,7 @@ def draw_integrity(report):
     table.set_fontsize(8.5)
     for (row, _), cell in table.get_celld().items():
         cell.set_edgecolor("#cccccc")
+        cell.PAD = 0.03
         if row == 0:
             cell.set_text_props(weight="bold")
     return figure

@@ -10,10 +10,10 @@ CHAIN = {
     "accept_run": 1,
     "make_vds": 1,
     "map_pulses": 1,
-    "make_run_mask": len(FEW_MODULES),
+    "make_run_mask": 1,
     "count_litpixels": len(FEW_MODULES),
     "find_hits": 1,
-    "find_powder_outliers": len(FEW_MODULES),
+    "find_powder_outliers": 1,
     "sum_misses": 1,
     "write_cxi": 1,
     "sum_powder": 1,
@@ -24,10 +24,7 @@ CHAIN = {
     "link_powder": 1,
     "plot_integrity": 1,
     "plot_hits": 1,
-    "plot_pulses": 1,
-    "plot_powder": 1,
-    "plot_masks": 1,
-    "plot_gallery": 1,
+    "plot_detector": 1,
     "report": 1,
 }
 
@@ -72,7 +69,7 @@ def test_whole_run_table(runs):
         ("r0050.emc", {"write_emc", "link_emc"}),
         ("r0050_events.h5", {"find_hits", "link_events"}),
         ("r0050_powder.h5", {"sum_powder", "link_powder"}),
-        ("report/r0050.html", {"report", "plot_gallery"}),
+        ("report/r0050.html", {"report", "plot_detector"}),
         ("vds/r0050_vds_proc.h5", {"make_vds", "accept_run"}),
     ],
 )
@@ -110,8 +107,8 @@ def test_mistakes_give_one_clear_message(runs, changes, target, message):
     write_config(runs, rows=changes.pop("rows", ("50,,proc,",)), **changes)
     done = snakemake(runs, "-n", target, check=False)
     assert done.returncode != 0
-    assert re.search(message, done.stdout), done.stdout
-    assert "Traceback" not in done.stdout
+    assert len(re.findall(message, done.stdout)) == 1, done.stdout
+    assert "most recent call last" not in done.stdout
 
 
 def test_simulated_demo_is_planned_from_nothing(tmp_path):
