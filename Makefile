@@ -21,12 +21,12 @@ setup: .venv/.ready
 	touch $@
 
 demo: setup
-	$(BIN)/snakemake -c$(CORES) all
+	$(BIN)/snakemake -c$(CORES)
 	@echo
-	@echo "Hits:       demo/scratch/r0050_hits.cxi   (corrected data)   demo/scratch/r0051_hits.cxi   (raw data)"
+	@echo "Hits:       demo/scratch/r0050_hits.cxi"
 	@echo "Dragonfly:  demo/scratch/emc/r0050.emc, r0050_det.h5, r0050_config.ini"
 	@echo "Report:     demo/scratch/report/r0050.html"
-	@echo "Truth:      demo/data/truth/"
+	@echo "Truth:      demo/data/truth/spb_r0050.h5"
 
 test: .venv/.test-tools
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal tests

@@ -49,7 +49,7 @@ def write_config(place, rows=("50,,proc,",), **changes):
         "hits": {"min_score": 1, "min_spread": 1},
     }
     for name, value in changes.items():
-        config[name] = config.get(name, {}) | value if isinstance(value, dict) else value
+        config[name] = (config.get(name) or {}) | value if isinstance(value, dict) else value
     path = place / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
