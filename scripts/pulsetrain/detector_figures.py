@@ -86,7 +86,7 @@ def draw_mask(geometry_path, mask_paths, outlier_paths, modules):
             cells_seen += n_cells
     total = max(cells_seen, 1) * 512 * 128
     named = [f"{MASK_BIT_NAMES[bit]} {100 * count / total:.2f} %" for bit, count in causes.items() if count]
-    title = "mask: " + ("; ".join(named) if named else "no bad pixels")
+    title = "\n".join(", ".join(named[start : start + 2]) for start in range(0, len(named), 2)) or "no bad pixels"
     return draw_assembled(geometry_path, fraction, title, "fraction of the memory cells", log=False, colours="magma")
 
 

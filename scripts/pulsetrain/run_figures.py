@@ -136,24 +136,32 @@ def read_events(path):
         return frames, trains, self_test, {**file.attrs, "self_test": dict(file["self_test"].attrs)}
 
 
-def draw_hitscore(frames, attributes):
-    """Hit score of every frame along the run, hits marked, with the threshold."""
+def draw_hitscore(frames, trains, attributes):
+    """Hit score of every frame along the run, hits marked, with the threshold of each train.
+
+    The threshold of a frame follows its pulse energy; here both are moved to the mean pulse energy, so that the
+    threshold is one line and every hit lies above it.
+    """
     figure, axes = new_figure(10, 4.5)
-    score = frames["hitscore"].astype(float)
-    if not len(score):
+    if not len(frames["hitscore"]):
         say_nothing_to_show(axes, f"No frames: {attributes.get('reason', '')}")
         return figure
+    of_train = trains["threshold"][np.searchsorted(trains["trainId"], frames["trainId"])]
+    moved = np.nan_to_num(of_train - frames["threshold"])
+    score = np.maximum(frames["hitscore"] + moved, 1)
     number = np.arange(len(score))
     hit = frames["is_hit"].astype(bool)
-    axes.plot(number[~hit], score[~hit], ",", color=FRAME_COLOUR, rasterized=True)
-    axes.plot(number[hit], score[hit], ".", color=HIT_COLOUR, markersize=3, rasterized=True)
-    axes.plot(number, frames["threshold"], "-", color=THRESHOLD_COLOUR, linewidth=0.8)
-    axes.plot([], [], "s", color=FRAME_COLOUR, markersize=4, label="frame")
+    size = 2 if len(score) < 20000 else 0.5
+    axes.plot(number[~hit], score[~hit], ".", color=FRAME_COLOUR, markersize=size, rasterized=True)
+    axes.plot(number[hit], score[hit], ".", color=HIT_COLOUR, markersize=3.5, rasterized=True)
+    shown = np.where(np.isfinite(frames["threshold"]), of_train, np.nan)
+    axes.plot(number, shown, "-", color=THRESHOLD_COLOUR, linewidth=1)
+    axes.plot([], [], ".", color=FRAME_COLOUR, label="frame")
     axes.plot([], [], ".", color=HIT_COLOUR, label=f"hit ({hit.sum()})")
     axes.plot([], [], "-", color=THRESHOLD_COLOUR, label="threshold")
-    axes.set(xlabel="frame", ylabel="hit score [photons]", yscale="log" if score.max() > 0 else "linear")
+    axes.set(xlabel="frame", ylabel="hit score at the mean pulse energy [photons]", yscale="log")
     axes.set_xlim(-0.5, len(score) - 0.5)
-    _two_ticks_at_least(axes, score)
+    axes.set_ylim(score.min() * 0.8, score.max() * 1.3)
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 
@@ -241,7 +249,9 @@ def draw_pulse_energy(frames, self_test, attributes):
     energy = frames["pulse_energy"] * 1e3
     background = np.isfinite(energy) & ~frames["is_hit"].astype(bool)
     if background.any():
-        left.hexbin(energy[background], frames["photons"][background], gridsize=60, bins="log", cmap="Blues", mincnt=1)
+        photons = frames["photons"][background]
+        cells = left.hexbin(energy[background], photons, gridsize=60, bins="log", cmap="Blues", mincnt=1)
+        figure.colorbar(cells, ax=left, label="frames")
         left.set(xlabel="pulse energy [mJ]", ylabel="photons in frames that are no hits")
     else:
         say_nothing_to_show(left, "No pulse energies: the gas monitor is not in the run's files.")
@@ -256,12 +266,6 @@ def draw_pulse_energy(frames, self_test, attributes):
     else:
         say_nothing_to_show(right, f"Self-test: {verdict}. {attributes['self_test'].get('reason', '')}")
     return figure
-
-
-def _two_ticks_at_least(axes, values):
-    positive = values[values > 0]
-    if len(positive):
-        axes.set_ylim(positive.min() * 0.8, positive.max() * 1.3)
 
 
 def _reasons(excluded):
