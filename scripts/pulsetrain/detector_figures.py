@@ -104,12 +104,11 @@ def draw_gallery(geometry_path, cxi_path, n_images=12):
         rows = -(-len(strongest) // columns)
         figure, grid = new_figure(3.4 * columns, 3.3 * rows + 0.5, ncols=columns, nrows=rows, squeeze=False)
         geometry = AGIPD_1MGeometry.from_crystfel_geom(geometry_path)
-        good = entry["instrument_1/detector_1/good_pixels"][()]
         brightest = 1
         pictures = []
         for axes, hit in zip(grid.flat, strongest, strict=False):
             image = entry["instrument_1/detector_1/data"][hit].astype(float)
-            image[~good] = np.nan
+            image[entry["instrument_1/detector_1/mask"][hit] != 0] = np.nan
             assembled, centre = geometry.position_modules(image)
             height, width = assembled.shape
             window = slice(max(centre[0] - GALLERY_PIXELS, 0), min(centre[0] + GALLERY_PIXELS, height))
