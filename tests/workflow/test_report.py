@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from conftest import snakemake
 
 CHECK = """<script>
 window.onload = () => {
@@ -48,3 +49,13 @@ def test_links_of_the_page_lead_to_its_pictures(finished_run):
     targets = re.findall(r'href="#(\w+)"', text)
     assert len(targets) == 13
     assert all(f'id="{target}"' in text for target in targets)
+
+
+def test_snakemake_report_holds_all_pictures_with_captions(finished_run, tmp_path):
+    report = tmp_path / "report.html"
+    snakemake(finished_run, "r0050_hits.cxi", "--report", str(report))
+    text = report.read_text()
+    assert text.count("Run 0050") > 0
+    for name in ("hitscore", "coverage", "gallery", "powder_all"):
+        assert f"r0050_{name}.png" in text
+    assert "the particle&#x27;s fringes" in text or "the particle's fringes" in text
