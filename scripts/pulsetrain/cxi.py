@@ -5,6 +5,7 @@ unpacking are done here in threads, around HDF5's own serial filters: ISA-L defl
 """
 
 import itertools
+import queue
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -99,30 +100,35 @@ def write_hits(file, hits, blocks, dtype="uint8", per_frame_mask=False, threads=
     row_written = np.zeros(len(keys), dtype=bool)
     done = np.zeros(n_hits, dtype=bool)
     counts = np.zeros((3, n_hits), dtype=np.int64)  # lit pixels, photons, clipped pixels
-    powder = np.zeros(FRAME_SHAPE, dtype=np.uint64)
-    good = np.ones(FRAME_SHAPE, dtype=bool)
-    seen = np.zeros(N_MODULES, dtype=bool)
+    scratches = [_new_scratch(data.dtype) for _ in range(threads)]
+    free = queue.SimpleQueue()
+    for scratch in scratches:
+        free.put(scratch)
     with ThreadPoolExecutor(threads) as pool:
         for block in blocks:
             rows = _rows_of(hits, block.frames, done)
-            stored = np.zeros(block.photons.shape, dtype=data.dtype)
             masks = {}
             for i, hit in enumerate(rows):
-                row = mask_row[hit]
-                if row not in masks:
-                    masks[row] = _mask_of_hit(block, i, hits.modules[hit])
+                if mask_row[hit] not in masks:
+                    masks[mask_row[hit]] = _mask_of_hit(block, i, hits.modules[hit]), hits.modules[hit]
             fresh = [row for row in masks if not row_written[row]]
-            for row, packed in zip(fresh, pool.map(_pack, (masks[row] for row in fresh)), strict=True):
+            packed_masks = pool.map(lambda row, m=masks: _pack_mask(free, *m[row]), fresh)
+            packed_frames = pool.map(
+                lambda i, hit, b=block, m=masks: _pack_frame(free, b.photons[i], m[mask_row[hit]][0]),
+                range(len(rows)),
+                rows,
+            )
+            for row, packed in zip(fresh, packed_masks, strict=True):
                 table.id.write_direct_chunk((row, 0, 0, 0), packed)
                 row_written[row] = True
-                _keep_good(good, seen, masks[row])
-            work = [(block.photons[i], masks[mask_row[hit]], stored[i]) for i, hit in enumerate(rows)]
-            for hit, (packed, counted) in zip(rows, pool.map(_store_and_pack, work), strict=True):
+            for hit, (packed, counted) in zip(rows, packed_frames, strict=True):
                 data.id.write_direct_chunk((hit, 0, 0, 0), packed)
                 counts[:, hit] = counted
-            _add_in_threads(pool, threads, stored, powder)
             if advance is not None:
                 advance(len(rows))
+    powder = sum(scratch.powder for scratch in scratches)
+    good = np.logical_and.reduce([scratch.good for scratch in scratches])
+    seen = is_present(np.bitwise_or.reduce(hits.modules, initial=0), np.arange(N_MODULES))
     if not done.all():
         raise ValueError(
             f"{n_hits - done.sum()} of {n_hits} hits have no pixels, the first is frame "
@@ -308,28 +314,75 @@ def _rows_of(hits, frames, done):
     return rows
 
 
+class _Scratch(NamedTuple):
+    """What one thread works on; sums of the threads are joined in the end."""
+
+    stored: np.ndarray
+    planes: np.ndarray
+    powder: np.ndarray
+    good: np.ndarray
+
+
+def _new_scratch(dtype):
+    n_pixels = int(np.prod(FRAME_SHAPE))
+    return _Scratch(
+        np.zeros(n_pixels, dtype=dtype),
+        np.empty(n_pixels * 4, dtype=np.uint8),
+        np.zeros(FRAME_SHAPE, dtype=np.uint64),
+        np.ones(FRAME_SHAPE, dtype=bool),
+    )
+
+
 def _mask_of_hit(block, number, modules):
+    absent = ~is_present(modules, np.arange(N_MODULES))
+    if block.flagged is None and not absent.any():
+        return block.mask
     mask = block.mask.copy()
     if block.flagged is not None:
         mask[block.flagged[number]] |= MASK_BAD
-    for module in range(N_MODULES):
-        if not is_present(modules, module):
-            mask[module] |= MASK_MISSING
+    mask[absent] |= MASK_MISSING
     return mask
 
 
-def _keep_good(good, seen, mask):
-    for module in range(N_MODULES):
-        if not (mask[module] & MASK_MISSING).all():
-            good[module] &= mask[module] == 0
-            seen[module] = True
+def _pack_mask(free, mask, modules):
+    scratch = free.get()
+    try:
+        for module in np.flatnonzero(is_present(modules, np.arange(N_MODULES))):
+            scratch.good[module] &= mask[module] == 0
+        return _pack(mask.reshape(-1), scratch.planes)
+    finally:
+        free.put(scratch)
 
 
-def _pack(array):
-    raw = array.reshape(-1)
-    if raw.itemsize > 1:
-        raw = np.ascontiguousarray(raw.view(np.uint8).reshape(-1, raw.itemsize).T)  # HDF5's shuffle filter
-    return isal_zlib.compress(raw, 1)
+def _pack_frame(free, photons, mask):
+    scratch = free.get()
+    try:
+        scratch.stored.fill(0)
+        flat = photons.reshape(-1)
+        limit = np.iinfo(scratch.stored.dtype).max
+        counted = _store(
+            flat.view(np.uint64), flat, mask.reshape(-1), limit, scratch.stored, scratch.powder.reshape(-1)
+        )
+        return _pack(scratch.stored, scratch.planes), counted
+    finally:
+        free.put(scratch)
+
+
+def _pack(flat, planes):
+    if flat.itemsize > 1:
+        planes = planes[: flat.nbytes]
+        _shuffle(flat, planes)
+        flat = planes
+    return isal_zlib.compress(flat, 1)
+
+
+@njit(nogil=True, cache=True)
+def _shuffle(words, planes):
+    """HDF5's shuffle filter: the lowest byte of all numbers, then the next byte of all, ..."""
+    for byte in range(words.itemsize):
+        start = byte * words.size
+        for i in range(words.size):
+            planes[start + i] = (words[i] >> (8 * byte)) & 0xFF
 
 
 def _unpack_and(work, packed, shape, dtype):
@@ -342,17 +395,11 @@ def _unpack_and(work, packed, shape, dtype):
     return work(frame)
 
 
-def _store_and_pack(work):
-    photons, mask, stored = work
-    limit = np.iinfo(stored.dtype).max
-    flat = photons.reshape(-1)
-    counted = _store(flat.view(np.uint64), flat, mask.reshape(-1), limit, stored.reshape(-1))
-    return _pack(stored), counted
-
-
 @njit(nogil=True, cache=True)
-def _store(words, photons, mask, limit, stored):
-    """Copy photons of good pixels, at most `limit`, into zeroed `stored`; count lit pixels, photons, clipped pixels.
+def _store(words, photons, mask, limit, stored, powder):
+    """Copy photons of good pixels, at most `limit`, into zeroed `stored` and add them to `powder`.
+
+    Returns the numbers of lit pixels, of photons and of clipped pixels.
 
     Four pixels at a time are skipped when they are dark, as most are.
     """
@@ -370,23 +417,10 @@ def _store(words, photons, mask, limit, stored):
                 value = limit
                 clipped += 1
             stored[pixel] = value
+            powder[pixel] += np.uint64(value)
             lit += 1
             total += value
     return lit, total, clipped
-
-
-def _add_in_threads(pool, threads, stored, powder):
-    frames = stored.reshape(len(stored), -1)
-    bounds = np.linspace(0, powder.size, threads + 1).astype(int)
-    parts = [(frames, start, stop, powder.reshape(-1)) for start, stop in itertools.pairwise(bounds)]
-    deque(pool.map(lambda part: _add_frames(*part), parts), maxlen=0)
-
-
-@njit(nogil=True, cache=True)
-def _add_frames(frames, start, stop, powder):
-    for frame in range(frames.shape[0]):
-        for pixel in range(start, stop):
-            powder[pixel] += frames[frame, pixel]
 
 
 def _write_per_event(group, name, values, units=None):
@@ -397,17 +431,21 @@ def _write_per_event(group, name, values, units=None):
 
 def _write_virtual_mask(detector, table, mask_row):
     """Show the rows of mask_table as one mask per hit, through the same file (``.``): needs no space."""
-    shape = (len(mask_row), *FRAME_SHAPE)
     if not len(mask_row):
         mask = _create_frames(detector, "mask", 0, table.dtype)
     else:
-        layout = h5py.VirtualLayout(shape, dtype=table.dtype)
-        source = h5py.VirtualSource(".", table.name, shape=table.shape, dtype=table.dtype)
+        # h5py.VirtualLayout says the same but copies its selections around, which costs more than writing the hits.
+        shown, held = h5py.h5s.create_simple((len(mask_row), *FRAME_SHAPE)), h5py.h5s.create_simple(table.shape)
+        mapping = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         breaks = np.flatnonzero(np.diff(mask_row) != 1) + 1
-        for start, stop in itertools.pairwise([0, *breaks, len(mask_row)]):
-            first = int(mask_row[start])
-            layout[start:stop] = source[first : first + stop - start]
-        mask = detector.create_virtual_dataset("mask", layout)
+        for start, stop in itertools.pairwise([0, *breaks.tolist(), len(mask_row)]):
+            shape = (stop - start, *FRAME_SHAPE)
+            shown.select_hyperslab((start, 0, 0, 0), shape)
+            held.select_hyperslab((int(mask_row[start]), 0, 0, 0), shape)
+            mapping.set_virtual(shown, b".", table.name.encode(), held)
+        shown.select_all()
+        h5py.h5d.create(detector.id, b"mask", table.id.get_type(), shown, mapping)
+        mask = detector["mask"]
     mask.attrs["axes"] = FRAME_AXES
     _describe_mask_bits(mask)
 

@@ -8,6 +8,7 @@ former, the places of the latter and their photons
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class EmcPhotons(NamedTuple):
 
     Attributes
     ----------
+    path : Path
     n_pixels : int
         Pixels per frame.
     ones, multi : ndarray of int32, (N,)
@@ -34,6 +36,7 @@ class EmcPhotons(NamedTuple):
         Of all frames after one another; a place is an index into the flat frame (module, slow_scan, fast_scan).
     """
 
+    path: Path
     n_pixels: int
     ones: np.ndarray
     multi: np.ndarray
@@ -125,11 +128,12 @@ def read_photons(path):
     if size != expected:
         raise ValueError(f"{path} has {size} bytes; its tables ask for {expected}. It is cut off or damaged.")
     body = words[start + 2 * n_frames :]
-    return EmcPhotons(n_pixels, ones, multi, body[:n_ones], body[n_ones : n_ones + n_multi], body[n_ones + n_multi :])
+    places = body[:n_ones], body[n_ones : n_ones + n_multi]
+    return EmcPhotons(path, n_pixels, ones, multi, *places, body[n_ones + n_multi :])
 
 
 def frames_of(photons):
-    """Go through the frames of a photon file.
+    """Go through the frames of a photon file; memory use does not depend on their number.
 
     Parameters
     ----------
@@ -139,15 +143,15 @@ def frames_of(photons):
     ------
     place_ones, place_multi, count_multi : ndarray of int32
     """
-    one = many = 0
-    for n_ones, n_multi in zip(photons.ones.tolist(), photons.multi.tolist(), strict=True):
-        yield (
-            photons.place_ones[one : one + n_ones],
-            photons.place_multi[many : many + n_multi],
-            photons.count_multi[many : many + n_multi],
-        )
-        one += n_ones
-        many += n_multi
+    # Read, since the pages of a mapped file count as memory of the process.
+    lengths = 2 * len(photons.ones), len(photons.place_ones), len(photons.place_multi)
+    starts = HEADER_BYTES + INT.itemsize * np.cumsum(lengths)
+    with ExitStack() as stack:
+        parts = [stack.enter_context(photons.path.open("rb")) for _ in starts]
+        for part, start in zip(parts, starts.tolist(), strict=True):
+            part.seek(start)
+        for n_ones, n_multi in zip(photons.ones.tolist(), photons.multi.tolist(), strict=True):
+            yield tuple(np.fromfile(part, INT, n) for part, n in zip(parts, (n_ones, n_multi, n_multi), strict=True))
 
 
 def sparse_frame(frame, good_pixels):
@@ -222,29 +226,27 @@ def verify_emc(path, file, good_pixels, threads=2):
             f"{good_pixels.size}"
         )
     total = 0
-    expected_frames = map_frames(data, lambda frame: np.where(good_pixels, frame, 0).reshape(-1), threads)
+    expected_frames = map_frames(data, lambda frame: _lit_pixels(frame, good_pixels), threads)
     for i, (expected, held) in enumerate(zip(expected_frames, frames_of(photons), strict=True)):
-        dense = _dense_frame(path, i, held, good_pixels.size)
-        if not np.array_equal(dense, expected):
-            pixel = int(np.flatnonzero(dense != expected)[0])
+        place_ones, place_multi, count_multi = held
+        places = np.concatenate([place_ones, place_multi])
+        counts = np.concatenate([np.ones(len(place_ones), INT), count_multi])
+        order = np.argsort(places)
+        if not all(map(np.array_equal, (places[order], counts[order]), expected)):
             raise ValueError(
-                f"{path}: frame {i}, pixel {pixel} has {dense[pixel]} photons; {file.filename} has {expected[pixel]}. "
-                "The file was not kept. Run write_emc again; if it happens twice, the disk or memory is at fault."
+                f"{path}: frame {i} has {len(places)} lit pixels and {counts.sum()} photons and differs from "
+                f"{file.filename} with {len(expected[0])} and {expected[1].sum()}. The file was not kept. Run "
+                "write_emc again; if it happens twice, the disk or memory is at fault."
             )
-        total += int(dense.sum())
+        total += int(counts.sum(dtype=np.int64))
     return total
 
 
-def _dense_frame(path, number, held, n_pixels):
-    place_ones, place_multi, count_multi = held
-    places = np.concatenate([place_ones, place_multi])
-    dense = np.zeros(n_pixels, dtype=np.int32)
-    if places.size:
-        if places.min() < 0 or places.max() >= n_pixels:
-            raise ValueError(f"{path}: frame {number} has a pixel beyond the {n_pixels} of a frame")
-        np.add.at(dense, place_ones, 1)  # adds twice where a place is listed twice, which the comparison then finds
-        np.add.at(dense, place_multi, count_multi)
-    return dense
+def _lit_pixels(frame, good_pixels):
+    """Places and photons of a frame by numpy alone, not by what wrote the file."""
+    kept = (frame * good_pixels).reshape(-1)
+    places = np.flatnonzero(kept != 0)
+    return places, kept[places]
 
 
 @njit(nogil=True, cache=True)
