@@ -74,8 +74,7 @@ def process_run(place, run, stream, config, modules, threads=1):
 
     Returns {output name: path}, with {module: path} for outputs of one module.
     """
-    scratch = place / "scratch"
-    paths = _output_paths(scratch, place, run, stream, modules)
+    paths = _output_paths(place, run, stream, modules)
     modules = sorted(modules)
     detector, hits = config["detector"], config["hits"]
     files, control = source_files(place, run, stream)
@@ -190,8 +189,8 @@ HIT_PARAMETERS = (
 )
 
 
-def _output_paths(scratch, place, run, stream, modules):
-    name = f"r{run:04d}"
+def _output_paths(place, run, stream, modules):
+    scratch, name = place / "scratch", f"r{run:04d}"
     paths = {
         "frames": f"frames/{name}.h5",
         "integrity": f"integrity/{name}.json",

@@ -15,7 +15,7 @@ VARIANTS = [
     ("proc", {"cell_order": "shuffled"}),
     ("proc", {"faults": ["pulse_ids_start_at_4"], "cell_order": "shuffled"}),
     ("proc", {"format_version": "0.5"}),
-    ("proc", {"format_version": "1.1"}),
+    ("proc", {"format_version": "1.1", "xgm": "xgm", "faults": ["pulse_ids_start_at_4"]}),
     ("proc", {"format_version": "1.3"}),
     ("proc", {"old_names": True}),
     ("proc", {"old_names": True, "format_version": "0.5", "proc_data": "float32"}),
