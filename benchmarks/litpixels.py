@@ -122,6 +122,7 @@ def inflater(path):
 def packed_loop(path, good):
     """Frame by frame through h5py and numpy."""
     masks = good.reshape(-1, 512, 128) != 0
+    region = np.ones((512, 128), bool)
 
     def run():
         with h5py.File(path) as file:
@@ -134,6 +135,8 @@ def packed_loop(path, good):
                 np.sum(frame > 0)
                 np.sum(frame)
                 powder += frame
+                frame *= region
+                np.sum(frame)
 
     return run
 
@@ -141,6 +144,7 @@ def packed_loop(path, good):
 def raw_loop(path, good, offset):
     """Frame by frame through h5py and numpy, high gain only."""
     masks = good.reshape(-1, 512, 128) != 0
+    region = np.ones((512, 128), bool)
 
     def run():
         with h5py.File(path) as file:
@@ -155,6 +159,8 @@ def raw_loop(path, good, offset):
                 np.sum(photons > 0)
                 np.sum(photons)
                 powder += photons.astype("u8")
+                photons *= region
+                np.sum(photons)
 
     return run
 

@@ -24,6 +24,7 @@ BLOCK_FRAMES = 4096
 READ_BYTES = 4 * 1024**2  # one preadv: large enough to run at full speed, small enough for two to work side by side
 GAP_BYTES = 64 * 1024  # reading over a smaller gap costs less than another preadv
 READERS = 2
+CELL_REPEATS = 16  # frames of one cell per block: its constants are then fetched from memory once for all of them
 PAGE = 4096  # reads into page-aligned memory are twice as fast
 
 
@@ -186,11 +187,11 @@ def _chunk_table(dataset, leading, n_chunks):
     found = []
     dataset.id.chunk_iter(found.append)  # the one call that is linear: get_chunk_info(i) costs O(chunks) each
     if found:
-        corner = np.array([info.chunk_offset[:leading] for info in found], np.int64)
+        corner, filter_mask, begin, n_bytes = zip(*found, strict=True)
+        corner = np.array(corner, np.int64)[:, :leading]
         number = np.ravel_multi_index(tuple((corner // dataset.chunks[:leading]).T), _chunk_grid(dataset, leading))
-        usable = np.array([info.filter_mask == 0 for info in found])
-        offset[number] = np.where(usable, [info.byte_offset for info in found], -1)
-        size[number] = [info.size for info in found]
+        offset[number] = np.where(np.array(filter_mask) == 0, begin, -1)
+        size[number] = n_bytes
     return offset, size
 
 
@@ -198,8 +199,11 @@ def _chunk_grid(dataset, leading):
     return tuple(-(-length // chunk) for length, chunk in zip(dataset.shape[:leading], dataset.chunks, strict=False))
 
 
-def plan_reads(storage, frames, rows, block_bytes=BLOCK_BYTES, block_frames=BLOCK_FRAMES):
-    """Group frames into blocks to be read at once, in file order.
+def plan_reads(storage, frames, rows, cells=None, block_bytes=BLOCK_BYTES, block_frames=BLOCK_FRAMES):
+    """Group frames into blocks to be read at once.
+
+    Blocks follow the order of the file, but for uncompressed data with known memory cells: there a block takes some
+    neighbouring cells of several trains, in reads of megabytes, so that a cell comes several times in a block.
 
     Parameters
     ----------
@@ -208,6 +212,8 @@ def plan_reads(storage, frames, rows, block_bytes=BLOCK_BYTES, block_frames=BLOC
         Numbers by which the caller knows the frames.
     rows : ndarray of int, (n,)
         Their rows in the dataset.
+    cells : ndarray of int, (n,), optional
+        Their memory cells.
     block_bytes : int
         Most bytes per block, except that a chunk is never divided.
     block_frames : int
@@ -236,6 +242,8 @@ def plan_reads(storage, frames, rows, block_bytes=BLOCK_BYTES, block_frames=BLOC
         offset, size = rows, np.zeros(len(rows), np.int64)
         weight = np.full(len(rows), storage.frame_bytes)
     order = np.lexsort((rows, offset))
+    if storage.kind == "plain" and cells is not None:
+        order = order[_order_by_cells(np.asarray(cells)[order], block_bytes // storage.frame_bytes)]
     frames, rows, offset, size, weight = (values[order] for values in (frames, rows, offset, size, weight))
     plans = []
     first = 0
@@ -248,12 +256,20 @@ def plan_reads(storage, frames, rows, block_bytes=BLOCK_BYTES, block_frames=BLOC
         last = max(first + 1, min(last, first + block_frames))
         while last < len(rows) and not is_new[last]:
             last += 1
-        part = slice(first, last)
-        pieces = np.flatnonzero(is_new[part]) + first
+        part = np.arange(first, last)[np.argsort(offset[first:last], kind="stable")]
+        pieces = part[is_new[part]]
         piece = np.cumsum(is_new[part]) - 1
         plans.append(ReadPlan(storage, frames[part], rows[part], piece, offset[pieces], size[pieces]))
         first = last
     return plans
+
+
+def _order_by_cells(cells, block_frames):
+    """Order of frames, given in file order, in which blocks of `block_frames` hold few cells, each several times."""
+    _, rank = np.unique(cells, return_inverse=True)
+    n_cells = int(rank.max(initial=0)) + 1
+    window = np.arange(len(cells)) // (n_cells * CELL_REPEATS)
+    return np.lexsort((np.arange(len(cells)), rank // max(1, block_frames // CELL_REPEATS), window))
 
 
 def read_block(plan, buffer=None, pool=None):
@@ -279,7 +295,8 @@ def read_block(plan, buffer=None, pool=None):
     storage = plan.storage
     if storage.kind == "hdf5":
         return _read_through_hdf5(plan)
-    begin, length, place, total = _spans(plan.offset, plan.size, storage.dtype.itemsize)
+    step = 1 if storage.kind == "packed" else storage.dtype.itemsize
+    begin, length, place, total = _spans(plan.offset, plan.size, step)
     buffer = grown(buffer, total)
     share = map if pool is None else pool.map
     for _ in share(lambda *span: _read_span(storage, buffer, *span), place.tolist(), begin.tolist(), length.tolist()):
@@ -291,14 +308,17 @@ def read_block(plan, buffer=None, pool=None):
     )
 
 
-def _spans(offset, size, itemsize):
-    """Join pieces that lie close together into reads; give each a page-aligned place in the buffer."""
+def _spans(offset, size, step):
+    """Join pieces that lie close together into reads; give each a page-aligned place in the buffer.
+
+    Distances within a read are multiples of `step`, so that values stay aligned.
+    """
     begin, length = [], []
     for first, n in zip(offset.tolist(), size.tolist(), strict=True):
         if begin:
             end = begin[-1] + length[-1]
             joined = first + n - begin[-1]
-            if end <= first <= end + GAP_BYTES and joined <= READ_BYTES and (first - begin[-1]) % itemsize == 0:
+            if end <= first <= end + GAP_BYTES and joined <= READ_BYTES and (first - begin[-1]) % step == 0:
                 length[-1] = joined
                 continue
         begin.append(first)
@@ -486,6 +506,8 @@ def read_rows(storage, rows, pool=None):
     """
     rows = np.asarray(rows, np.int64)
     values = np.empty((len(rows), *storage.shape), storage.dtype.newbyteorder("="))
+    if not len(rows):
+        return values
     flat = values.reshape(len(rows), -1)
     for plan in plan_reads(storage, np.arange(len(rows)), rows):
         block = unpack(read_block(plan, pool=pool), pool=pool)
@@ -502,7 +524,9 @@ def grown(buffer, n_bytes):
     """Page-aligned memory of at least `n_bytes`: the given one if it is large enough, else new."""
     if buffer is not None and buffer.nbytes >= n_bytes:
         return buffer
-    return np.frombuffer(mmap.mmap(-1, max(int(n_bytes), PAGE)), np.uint8)
+    memory = mmap.mmap(-1, max(int(n_bytes), PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 def check_source(path, size):

@@ -171,10 +171,10 @@ def count_share(stored, share, frames, cell, good, region, flags, recipe, counts
             staged_cell = this
             continue
         held = _held_values(stored, i, inflated, values)
-        _convert(held, this, masks[row], recipe, shifts, photons)
+        full = _convert(held, this, masks[row], recipe, shifts, photons)
         count_photons(photons, masks[row], region, powder[this], counts, frame)
         if recipe.mode == RAW:
-            counts[frame, FULL] = count_full(held, masks[row])
+            counts[frame, FULL] = full
     if staged > 0:
         add_staging(staging, powder[staged_cell])
     close_decompressor(decompressor)
@@ -255,14 +255,16 @@ def _held_values(stored, i, inflated, values):
 
 @njit(cache=True, nogil=True)
 def _convert(values, cell, mask, recipe, shifts, photons):
+    """Photons of a frame, not masked; returns the good pixels at the end of the ADC (raw only)."""
     if recipe.mode == RAW:
         if recipe.common_mode:
             common_modes(values, recipe.offset, recipe.gain, recipe.limit, cell, mask, shifts)
-        raw_photons(values, recipe.offset, recipe.gain, recipe.limit, cell, shifts, recipe.bias, photons)
-    elif recipe.mode == INTEGERS or recipe.mode == BYTES:
+        return raw_photons(values, recipe.offset, recipe.gain, recipe.limit, cell, mask, shifts, recipe.bias, photons)
+    if recipe.mode == INTEGERS or recipe.mode == BYTES:
         integer_photons(values, photons)
     else:
         float_photons(values, recipe.scale, recipe.bias, photons)
+    return 0
 
 
 @njit(cache=True, nogil=True)
@@ -338,10 +340,10 @@ def count_photons(photons, mask, region, powder, counts, frame):
         at most 65535 photons fits into 32 bits.
     frame : int
     """
-    lit = U32(0)
-    total = U32(0)
-    inside = U32(0)
-    full = U32(0)
+    lit = 0
+    total = 0
+    inside = 0
+    full = 0
     for first in range(0, PIXELS, SPAN):
         photons_ = photons[first : first + SPAN]
         mask_ = mask[first : first + SPAN]
@@ -349,15 +351,24 @@ def count_photons(photons, mask, region, powder, counts, frame):
         powder_ = powder[first : first + SPAN]
         lit_ = U16(0)
         full_ = U16(0)
+        low = U16(0)  # lower and upper bytes apart, so that their sums fit into 16 bits
+        high = U16(0)
+        inside_low = U16(0)
+        inside_high = U16(0)
         for i in range(SPAN):
             value = U16(photons_[i] & U16(I16(I8(mask_[i]))))
+            counted = U16(value & U16(I16(I8(region_[i]))))
             lit_ = U16(lit_ + U16(value != U16(0)))
             full_ = U16(full_ + U16(value == U16(MOST_PHOTONS)))
-            total = U32(total + U32(value))
-            inside = U32(inside + U32(U16(value & U16(I16(I8(region_[i]))))))
+            low = U16(low + U16(value & U16(255)))
+            high = U16(high + U16(value >> U16(8)))
+            inside_low = U16(inside_low + U16(counted & U16(255)))
+            inside_high = U16(inside_high + U16(counted >> U16(8)))
             powder_[i] = U32(powder_[i] + U32(value))
-        lit = U32(lit + U32(lit_))
-        full = U32(full + U32(full_))
+        lit += lit_
+        full += full_
+        total += low + 256 * np.int64(high)
+        inside += inside_low + 256 * np.int64(inside_high)
     counts[frame, LIT] = lit
     counts[frame, PHOTONS] = total
     counts[frame, REGION] = inside
@@ -436,7 +447,7 @@ def float_photons(values, scale, bias, photons):
 
 
 @njit(cache=True, nogil=True)
-def raw_photons(values, offset, gain, limit, cell, shifts, bias, photons):
+def raw_photons(values, offset, gain, limit, cell, mask, shifts, bias, photons):
     """Turn one raw frame into photons.
 
     gain stage = (digital >= limit[0]) + (digital >= limit[1]),
@@ -452,13 +463,21 @@ def raw_photons(values, offset, gain, limit, cell, shifts, bias, photons):
         Smallest digital level [ADU] of the next stage; limit[0] <= limit[1].
     cell : int
         Row of the constants.
+    mask : ndarray of uint8, (65536,)
+        255 = good. The photons are not masked; it chooses the pixels for the return value.
     shifts : ndarray of float32, (8, 128)
         Common mode [photons] of row 64 k of ASICs, column by column; zeros for none.
     bias : float32
         1 - photon_threshold.
     photons : ndarray of uint16, (65536,)
         Becomes the photons.
+
+    Returns
+    -------
+    int
+        Good pixels whose analog value is the largest the ADC can give.
     """
+    full = 0
     analog = values[:PIXELS]
     digital = values[PIXELS : 2 * PIXELS]
     offset_0, offset_1, offset_2 = offset[0, cell], offset[1, cell], offset[2, cell]
@@ -469,16 +488,21 @@ def raw_photons(values, offset, gain, limit, cell, shifts, bias, photons):
         analog_ = analog[first : first + 128]
         digital_ = digital[first : first + 128]
         limit_ = limit_1[first : first + 128]
+        mask_ = mask[first : first + 128]
         offset_ = offset_0[first : first + 128]
         gain_ = gain_0[first : first + 128]
         photons_ = photons[first : first + 128]
-        switched = U16(0)
         for i in range(128):
             value = F32(F32(F32(F32(F32(analog_[i]) - offset_[i]) * gain_[i]) - shift[i]) + bias)
             value = value if value > F32(0) else F32(0)
             value = value if value < F32(MOST_PHOTONS) else F32(MOST_PHOTONS)
             photons_[i] = U16(I32(value))
+        switched = U16(0)
+        full_ = U16(0)
+        for i in range(128):  # apart from the loop above: 16-bit lanes, which takes a third off the time
             switched = U16(switched | U16(digital_[i] >= limit_[i]))
+            full_ = U16(full_ + U16((analog_[i] >= U16(ADC_FULL)) & (mask_[i] != U8(0))))
+        full += full_
         if switched == U16(0):
             continue
         for i in range(first, first + 128):
@@ -491,6 +515,7 @@ def raw_photons(values, offset, gain, limit, cell, shifts, bias, photons):
             value = value if value > F32(0) else F32(0)
             value = value if value < F32(MOST_PHOTONS) else F32(MOST_PHOTONS)
             photons[i] = U16(I32(value))
+    return full
 
 
 @njit(cache=True, nogil=True)
@@ -538,20 +563,6 @@ def common_modes(values, offset, gain, limit, cell, mask, shifts):
             if dark >= COMMON_MODE_PIXELS:
                 mean = F32(total / (FIXED_POINT * dark))
             shifts[asic_row, asic_column * 64 : (asic_column + 1) * 64] = mean
-
-
-@njit(cache=True, nogil=True)
-def count_full(values, mask):
-    """Good pixels of a raw frame whose analog value is the largest the ADC can give."""
-    full = 0
-    for first in range(0, PIXELS, SPAN):
-        analog_ = values[first : first + SPAN]
-        mask_ = mask[first : first + SPAN]
-        full_ = U16(0)
-        for i in range(SPAN):
-            full_ = U16(full_ + U16((analog_[i] >= U16(ADC_FULL)) & (mask_[i] != U8(0))))
-        full += full_
-    return full
 
 
 @njit(cache=True, nogil=True)

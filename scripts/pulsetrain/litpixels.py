@@ -183,7 +183,7 @@ def count_frames(
                 frames = np.flatnonzero(file == number)
                 data = image_storage(layout, layout_path, number, storage_of)
                 most = min(block_frames, FLAGGED_FRAMES) if per_frame_mask else block_frames
-                yield from plan_reads(data, frames, row[frames], block_bytes, most)
+                yield from plan_reads(data, frames, row[frames], cell[frames], block_bytes, most)
 
         unpacked = None
         blocks = stack.enter_context(contextlib.closing(read_blocks(plans())))
@@ -238,7 +238,8 @@ def divide_by_cell(cell, n_shares):
     begins = np.flatnonzero(np.diff(cell[order], prepend=-1))
     wanted = np.arange(1, n_shares) * len(cell) / n_shares
     cuts = np.unique(begins[np.minimum(np.searchsorted(begins, wanted), len(begins) - 1)]) if len(begins) else begins
-    return [part for part in np.split(order, cuts) if part.size]
+    bounds = [0, *cuts.tolist(), len(order)]
+    return [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
 
 
 def image_storage(layout, layout_path, number, storage_of):
@@ -271,7 +272,7 @@ def read_flags(layout, layout_path, number, rows, storage_of, pool=None):
             f"{path}: {storage.dataset} holds {storage.dtype} of {storage.shape}; expected uint32 of {MODULE_SHAPE}. "
             "Set masks.per_frame: false."
         )
-    (plan,) = plan_reads(storage, np.arange(len(rows)), rows, ALL, ALL)
+    (plan,) = plan_reads(storage, np.arange(len(rows)), rows, None, ALL, ALL)
     block = unpack(read_block(plan, pool=pool), pool=pool, single=True)
     place = np.empty(len(rows), np.int64)
     place[block.frames] = np.arange(len(rows))

@@ -2,7 +2,7 @@
 
 PIXELS = 512 * 128
 MOST_CELLS = 352  # memory cells of AGIPD, https://doi.org/10.1107/S1600577518016077
-BLOCK_MB = 64  # bytes read at once (stored or, where several frames share a chunk, unpacked)
+BLOCK_MB = 32  # bytes read at once (stored or, where several frames share a chunk, unpacked)
 INTERPRETER_MB = 400  # Python with numpy, numba, h5py and the compiled kernels
 
 

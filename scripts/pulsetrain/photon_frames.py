@@ -124,7 +124,7 @@ def photon_blocks(
             for number in np.unique(file[file >= 0]).tolist():
                 held = np.flatnonzero(file == number)
                 storage = image_storage(layout, vds_path, number, storage_of)
-                (plan,) = plan_reads(storage, held, row[held], ALL, ALL)
+                (plan,) = plan_reads(storage, held, row[held], None, ALL, ALL)
                 data = unpack(read_block(plan))
                 flags = read_flags(layout, vds_path, number, data.rows, storage_of) if per_frame_mask else None
                 found.append((data, flags))

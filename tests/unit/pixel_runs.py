@@ -104,7 +104,7 @@ def write_run(
         "photon_energy_kev": energy,
     }
     layout = RunLayout(
-        np.repeat(np.arange(1000, 1000 + n_frames), 1).astype("u8"),
+        np.arange(1000, 1000 + n_frames).astype("u8"),
         np.arange(n_frames).astype("u8"),
         np.asarray(cells, "u2"),
         modules,
@@ -174,9 +174,7 @@ def raw_values(random, n_frames, lit=0.03):
     """Raw frames over the whole range of the ADC, most of them dark."""
     values = np.empty((n_frames, 2, 512, 128), "u2")
     shape = (n_frames, 512, 128)
-    values[:, 0] = (
-        random.normal(5000, 70, shape) + 65 * random.poisson(lit, shape) + random.normal(0, 9, (n_frames, 1, 1))
-    )
+    values[:, 0] = random.normal(5000, 70, shape) + 65 * random.poisson(lit, shape)
     values[:, 1] = random.normal(6000, 25, shape)
     stage = random.integers(0, 200, shape)
     values[:, 1][stage == 1] = random.integers(7000, 8000, (stage == 1).sum())

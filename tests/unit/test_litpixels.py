@@ -1,16 +1,33 @@
 import h5py
 import numpy as np
 import pytest
-from pixel_runs import WAYS, photons_reference, random_constants, raw_values, write_run, xfel_constants
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pixel_runs import (
+    WAYS,
+    photons_reference,
+    random_constants,
+    raw_values,
+    write_constants,
+    write_run,
+    xfel_constants,
+)
 
-from pulsetrain import litpixels
+from pulsetrain import kernels, litpixels, memory
+from pulsetrain.chunks import open_storages
+from pulsetrain.constants import good_bytes, open_mask, read_constants, read_mask
 from pulsetrain.detector import MASK_BAD, MODULE_SHAPE
+from pulsetrain.layout import read_layout
+from pulsetrain.photons import run_constants, run_conversion
 
 MODULE = 9
 CELLS = np.array([5, 2, 2, 7, 5, 2, 9, 5, 2, 7, 5])
 
 
-def make_data(dtype, rng, n_frames=len(CELLS), units="photons"):
+N_FRAMES = len(CELLS)
+
+
+def make_data(dtype, rng, n_frames=N_FRAMES, units="photons"):
     if units == "ADU":
         return raw_values(rng, n_frames)
     if units == "keV":
@@ -112,3 +129,275 @@ def test_every_way_of_storing_gives_what_numpy_gives(tmp_path, way, dtype, units
     assert found["powder_per_cell"].dtype == np.uint32
     assert found["litpixels"].dtype == np.uint32
     assert found["photons"].dtype == np.uint64
+
+
+def proc_case(folder, way="gzip shuffle", dtype="uint8", cells=CELLS, **options):
+    rng = np.random.default_rng(5)
+    data = {MODULE: make_data(dtype, rng, len(cells))}
+    masks = {MODULE: make_masks(rng, cells)}
+    return write_run(folder, data, cells, way, masks=masks, **options), data, masks
+
+
+def good_pixels(masks, cells=CELLS):
+    return (masks[MODULE] == 0)[np.searchsorted(np.unique(cells), cells)]
+
+
+def counted(run, **options):
+    """count_frames with what count_module prepares for it, so that block sizes can be chosen."""
+    layout = read_layout(run.vds, "/pulsetrain")
+    cells = np.unique(layout.cell_id)
+    conversion = run_conversion(layout.attributes, 0.5, True, run.vds)
+    with open_storages() as storage_of:
+        good = good_bytes(read_mask(open_mask(run.masks[0], cells, storage_of), cells))
+        opened = run_constants(layout.attributes, run.vds, (run.constants or [None])[0], MODULE, cells, storage_of)
+        if opened is not None:
+            conversion = conversion._replace(calibration=read_constants(opened, cells))
+    region = np.full(litpixels.PIXELS, 255, "u1")
+    return litpixels.count_frames(layout, run.vds, MODULE, cells, good, region, conversion, **options)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same frames stored in several ways, and raw ones, with what one thread and large blocks give."""
+    folder = tmp_path_factory.mktemp("runs")
+    ways = ("gzip shuffle", "gzip shuffle of 3", "contiguous", "lzf of 3")
+    runs = {way: proc_case(folder / way, way)[0] for way in ways}
+    runs["raw"] = raw_case(folder / "raw")
+    return {way: (run, counted(run)) for way, run in runs.items()}
+
+
+def raw_case(folder):
+    rng = np.random.default_rng(12)
+    data = {MODULE: raw_values(rng, N_FRAMES)}
+    return write_run(folder, data, CELLS, "chunk of 3", "ADU", constants={MODULE: random_constants(rng, 10)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["gzip shuffle", "gzip shuffle of 3", "contiguous", "lzf of 3", "raw"]),
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.sampled_from([1, 20_000, 200_000, 600_000, 10**9]),
+)
+def test_threads_and_block_sizes_do_not_matter(runs, way, threads, block_frames, block_bytes):
+    run, expected = runs[way]
+    found = counted(run, threads=threads, block_frames=block_frames, block_bytes=block_bytes)
+    for name in ("present", "counts", "powder", "frames_per_cell"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+
+
+def test_the_way_of_storing_does_not_matter(runs):
+    _, expected = runs["gzip shuffle"]
+    for way in ("gzip shuffle of 3", "contiguous", "lzf of 3"):
+        np.testing.assert_array_equal(runs[way][1].powder, expected.powder)
+        np.testing.assert_array_equal(runs[way][1].counts, expected.counts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=60), st.integers(1, 20))
+def test_cells_are_never_divided(cell, n_shares):
+    cell = np.array(cell, int)
+    shares = litpixels.divide_by_cell(cell, n_shares)
+    assert len(shares) <= n_shares
+    np.testing.assert_array_equal(np.concatenate([*shares, np.empty(0, int)]), np.argsort(cell, kind="stable"))
+    seen = [set(cell[share].tolist()) for share in shares]
+    assert all(seen)
+    assert sum(map(len, seen)) == len(set(cell.tolist()))
+
+
+@pytest.mark.parametrize("cells", [[3], [3, 3, 3, 3, 3], [351], [0, 351]])
+def test_one_frame_and_one_cell(tmp_path, cells):
+    cells = np.array(cells)
+    run, data, masks = proc_case(tmp_path / "run", cells=cells, n_files=1)
+    found = count(run, tmp_path, threads=2)
+    photons = photons_reference(run, data, MODULE, cells, good_pixels(masks, cells))
+    everywhere = np.ones(MODULE_SHAPE, bool)
+    assert_counts(found, expected_counts(photons, cells, np.ones(len(cells), bool), everywhere, photons == 255))
+
+
+def test_more_frames_of_a_cell_than_16_bits_hold(tmp_path):
+    n_frames = 2 * kernels.STAGING_FRAMES + 3
+    data = {MODULE: np.zeros((1, *MODULE_SHAPE), "u1")}
+    data[MODULE][0, :, ::2] = 255
+    data[MODULE] = np.repeat(data[MODULE], n_frames, axis=0)
+    run = write_run(tmp_path / "run", data, np.full(n_frames, 4), n_files=1)
+    found = counted(run)
+    np.testing.assert_array_equal(found.powder.reshape(MODULE_SHAPE), data[MODULE][0].astype("u4") * n_frames)
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_module_without_frames(tmp_path, flagged):
+    flags = {MODULE: np.zeros((N_FRAMES, *MODULE_SHAPE), "u4")} if flagged else None
+    absent = {(MODULE, frame) for frame in range(N_FRAMES)}
+    run, _, _ = proc_case(tmp_path / "run", absent=absent, flags=flags)
+    found = count(run, tmp_path, per_frame_mask=flagged)
+    assert found["present"].shape == (N_FRAMES,)
+    assert not any(found[name].any() for name in ("present", "litpixels", "photons", "powder_per_cell"))
+    assert found["cellId"].tolist() == [2, 5, 7, 9]
+    assert found["frames_per_cell"].tolist() == [0, 0, 0, 0]
+    assert ("counts_per_cell" in found) == flagged
+
+
+def test_run_without_frames(tmp_path):
+    data = {MODULE: np.empty((0, *MODULE_SHAPE), "u1")}
+    run = write_run(tmp_path / "run", data, np.empty(0, "u2"), "contiguous", n_files=1)
+    found = count(run, tmp_path)
+    assert found["litpixels"].shape == (0,)
+    assert found["powder_per_cell"].shape == (0, *MODULE_SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "way"), [("uint8", "gzip shuffle"), ("float32", "gzip shuffle"), ("uint16", "chunk of 3")]
+)
+def test_masks_per_frame(tmp_path, dtype, way):
+    flags = {MODULE: (np.random.default_rng(8).random((N_FRAMES, *MODULE_SHAPE)) < 0.1).astype("u4") << 17}
+    run, data, masks = proc_case(tmp_path / "run", way, dtype, flags=flags)
+    found = count(run, tmp_path, per_frame_mask=True, threads=2)
+    good = good_pixels(masks) & (flags[MODULE] == 0)
+    photons = photons_reference(run, data, MODULE, CELLS, good)
+    full = photons == (255 if dtype == "uint8" else 65535)
+    expected = expected_counts(photons, CELLS, np.ones(N_FRAMES, bool), np.ones(MODULE_SHAPE, bool), full)
+    expected["counts_per_cell"] = np.array([good[cell == CELLS].sum(axis=0) for cell in np.unique(CELLS)])
+    assert_counts(found, expected)
+    assert found["counts_per_cell"].dtype == np.uint32
+
+
+def test_masks_per_frame_need_a_mask(tmp_path):
+    run, _, _ = proc_case(tmp_path / "run")
+    with pytest.raises(ValueError, match="masks.per_frame: false"):
+        count(run, tmp_path, per_frame_mask=True)
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5"])
+def test_region_and_modules_for_hits(tmp_path, kind):
+    run, data, masks = proc_case(tmp_path / "run")
+    region = np.random.default_rng(9).random((16, *MODULE_SHAPE)) < 0.5
+    path = tmp_path / f"region.{kind}"
+    if kind == "npy":
+        np.save(path, region)
+    else:
+        with h5py.File(path, "w") as file:
+            file["good_pixels"] = region
+    photons = photons_reference(run, data, MODULE, CELLS, good_pixels(masks))
+    for modules in (None, [3, MODULE]):
+        found = count(run, tmp_path, region=path, hit_modules=modules)
+        np.testing.assert_array_equal(found["hit_photons"], (photons * region[MODULE]).sum(axis=(1, 2), dtype="u8"))
+        np.testing.assert_array_equal(found["photons"], photons.sum(axis=(1, 2), dtype="u8"))
+    assert not count(run, tmp_path, region=path, hit_modules=[3])["hit_photons"].any()
+
+
+def test_a_wrong_region_is_an_error(tmp_path):
+    run, _, _ = proc_case(tmp_path / "run")
+    np.save(tmp_path / "region.npy", np.ones((16, *MODULE_SHAPE), "u1"))
+    with pytest.raises(ValueError, match=r"region\.npy: .* needs bool"):
+        count(run, tmp_path, region=tmp_path / "region.npy")
+    with h5py.File(tmp_path / "region.h5", "w") as file:
+        file["other"] = 1
+    with pytest.raises(ValueError, match="no dataset good_pixels"):
+        count(run, tmp_path, region=tmp_path / "region.h5")
+
+
+def change_attribute(run, name, value):
+    with h5py.File(run.vds, "r+") as file:
+        file["pulsetrain"].attrs[name] = value
+
+
+def test_errors_of_the_run_say_what_to_do(tmp_path):
+    run, _, _ = proc_case(tmp_path / "run")
+    change_attribute(run, "data_dtype", "float32")
+    with pytest.raises(ValueError, match="image/data holds uint8 frames of .*; the frame table says float32"):
+        count(run, tmp_path)
+    change_attribute(run, "data_dtype", "uint8")
+    change_attribute(run, "units", "keV")
+    change_attribute(run, "photon_energy_kev", np.nan)
+    with pytest.raises(ValueError, match=r"Set detector\.photon_energy_kev"):
+        count(run, tmp_path)
+    change_attribute(run, "units", "ADU")
+    with pytest.raises(ValueError, match="units of /pulsetrain is 'ADU'; expected photons or keV"):
+        count(run, tmp_path)
+    change_attribute(run, "stream", "raw")
+    with pytest.raises(ValueError, match="calibration constants of module 09 are needed"):
+        count(run, tmp_path)
+
+
+def test_changed_and_missing_sources_are_errors(tmp_path):
+    run, _, _ = proc_case(tmp_path / "run")
+    source = tmp_path / "run" / run.layout.files["name"][1]
+    with source.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(OSError, match="It was changed: run snakemake again"):
+        count(run, tmp_path, threads=2)
+    source.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{source.name}: the source file is gone"):
+        count(run, tmp_path)
+    assert not list(tmp_path.glob("*litpixels*"))
+
+
+@pytest.mark.parametrize("way", ["gzip shuffle", "gzip of 3"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "uint16"])
+def test_a_damaged_frame_is_an_error(tmp_path, way, dtype):
+    run, _, _ = proc_case(tmp_path / "run", way, dtype)
+    source = tmp_path / "run" / run.layout.files["name"][0]
+    with open_storages() as storage_of:
+        storage = storage_of(source, f"INSTRUMENT/{run.layout.files['source'][0]}/image/data")
+        place = int(storage.offset[1]) + 100
+    with source.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(64))
+    with pytest.raises(ValueError, match=rf"{source.name}: INSTRUMENT/.*/image/data, frame \d: the compressed bytes"):
+        count(run, tmp_path, threads=2)
+    assert not (tmp_path / "litpixels.h5").exists()
+
+
+def test_masks_of_another_run_are_errors(tmp_path):
+    run, _, _ = proc_case(tmp_path / "run")
+    with h5py.File(run.masks[0], "r+") as file:
+        file["cellId"][:] = [2, 5, 7, 8]
+    with pytest.raises(ValueError, match=r"no mask of the memory cells \[9\]"):
+        count(run, tmp_path)
+    with h5py.File(run.masks[0], "w") as file:
+        file["cellId"] = [2, 5, 7, 9]
+        file["mask"] = np.zeros((4, *MODULE_SHAPE), bool)
+    with pytest.raises(ValueError, match="mask is bool"):
+        count(run, tmp_path)
+
+
+def test_cells_of_the_mask_may_be_in_any_order(tmp_path):
+    run, _, masks = proc_case(tmp_path / "run")
+    expected = count(run, tmp_path)
+    del expected["attributes"]
+    mask = masks[MODULE]
+    with h5py.File(run.masks[0], "w") as file:
+        file["cellId"] = np.array([9, 1, 5, 2, 7], "u2")
+        file["mask"] = np.stack([mask[3], np.full(MODULE_SHAPE, 1, "u4"), mask[1], mask[0], mask[2]])
+    assert_counts(count(run, tmp_path), expected)
+
+
+def test_wrong_constants_are_told_all_at_once(tmp_path):
+    run = raw_case(tmp_path / "run")
+    values = random_constants(np.random.default_rng(13), 9)
+    values["darkOffsets"] = values["darkOffsets"].astype("f8")
+    del values["digitalThresholds"]
+    write_constants(run.constants[0], 3, values, "xfel")
+    with pytest.raises(ValueError, match="Make the constants of module 09 again") as error:
+        count(run, tmp_path)
+    for part in (
+        "module is 3; expected 9",
+        "orientation is 'xfel'",
+        "darkOffsets is float64",
+        "digitalThresholds is missing",
+        "constants of 9 memory cells; the run uses cell 9",
+    ):
+        assert part in str(error.value)
+
+
+def test_raw_data_need_the_photon_energy(tmp_path):
+    run = raw_case(tmp_path / "run")
+    change_attribute(run, "photon_energy_kev", np.nan)
+    with pytest.raises(ValueError, match=r"data are in ADU .* Set detector\.photon_energy_kev"):
+        count(run, tmp_path)
+
+
+def test_memory_is_stated():
+    assert memory.litpixels_mb("proc", 2) < memory.litpixels_mb("raw", 2) < 4000
+    assert memory.litpixels_mb("raw", 2, n_cells=10) < memory.litpixels_mb("raw", 2)
