@@ -61,8 +61,6 @@ def test_all_ways_are_recognised_and_read(tmp_path, way, dtype):
         storage = storage_of(path, "some/data")
         known = "gzip" if way == "big endian" and dtype == "u1" else way  # a byte has no order
         assert (storage.kind, storage.rows_per_chunk) == KINDS.get(known, ("hdf5", 1))
-            "gzip" if way == "big endian" and dtype == "u1" else way, ("hdf5", 1)
-        )
         assert storage.shuffled == (way in ("gzip shuffle", "gzip shuffle of 3", "resizable"))
         assert (storage.n_rows, storage.shape, storage.dtype.name) == (23, FRAME, np.dtype(dtype).name)
         np.testing.assert_array_equal(chunks.read_rows(storage, [3, 22, 0, 3]), values[[3, 22, 0, 3]])
