@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import chain
 import h5py
@@ -69,7 +70,7 @@ def run(request, tmp_path, monkeypatch):
     files = chain.simulate_run(tmp_path, settings, RUN, stream)["modules"][MODULE]
     yield stream, tmp_path, files
     for path in files:
-        os.unlink(path)
+        Path(path).unlink()
 
 
 def prepare(place, stream, files, geometry):
