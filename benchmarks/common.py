@@ -1,8 +1,9 @@
-"""Timing for benchmarks: candidates take turns in one process, so that other work on the machine meets them alike."""
+"""Timing for benchmarks: candidates take turns in one process, each when the machine is idle."""
 
 import gc
 import os
 import time
+from pathlib import Path
 
 
 def interleaved(candidates, rounds, before=None):
@@ -31,10 +32,28 @@ def interleaved(candidates, rounds, before=None):
             if before is not None:
                 before()
             gc.collect()
+            wait_for_idle()
             start = time.perf_counter()
             candidates[name]()
             times[name].append(time.perf_counter() - start)
     return {name: min(values) for name, values in times.items()}
+
+
+def wait_for_idle(longest_s=3.0, window_s=0.03, share=0.85):
+    """Wait until the cores have been idle for a moment, but not longer than `longest_s`: others may use the machine."""
+    end = time.monotonic() + longest_s
+    total, idle = _core_time()
+    while time.monotonic() < end:
+        time.sleep(window_s)
+        now, now_idle = _core_time()
+        if now_idle - idle >= share * (now - total):
+            return
+        total, idle = now, now_idle
+
+
+def _core_time():
+    fields = [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return sum(fields), fields[3] + fields[4]
 
 
 def report(name, ratio, goal):

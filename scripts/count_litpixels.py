@@ -10,7 +10,7 @@ from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     constants = list(job.input.constants)
     region = [checkout_path(name) for name in job.params.region]
     count_module(

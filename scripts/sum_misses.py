@@ -69,7 +69,7 @@ def write_misses(output, attributes, total, counts, n_misses):
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     sum_misses(
         job.input.vds,
         job.input.events,

@@ -24,6 +24,7 @@ BLOCK_FRAMES = 4096
 READ_BYTES = 4 * 1024**2  # one preadv: large enough to run at full speed, small enough for two to work side by side
 GAP_BYTES = 64 * 1024  # reading over a smaller gap costs less than another preadv
 READERS = 2
+FEW = 4  # listing all chunks costs some 1.5 us each, asking HDF5 for one of them some 6 us
 CELL_REPEATS = 16  # frames of one cell per block: its constants are then fetched from memory once for all of them
 PAGE = 4096  # reads into page-aligned memory are twice as fast
 
@@ -38,6 +39,8 @@ class Storage(NamedTuple):
     kind : str
         "plain": whole frames, uncompressed. "packed": whole frames per chunk, gzip with or without shuffle.
         "hdf5": anything else.
+    direct : h5py.h5d.DatasetID or None
+        If given, HDF5 is asked for the stored bytes of each chunk, and `offset` and `size` are empty.
     dtype : numpy.dtype
     shape : tuple of int
         Shape of one frame.
@@ -54,6 +57,7 @@ class Storage(NamedTuple):
     path: str
     dataset: str
     kind: str
+    direct: h5py.h5d.DatasetID | None
     dtype: np.dtype
     shape: tuple
     n_rows: int
@@ -94,36 +98,41 @@ class Block(NamedTuple):
 
 @contextlib.contextmanager
 def open_storages():
-    """Give a function ``storage_of(path, dataset, leading=1)`` that finds each storage once; close files at the end.
+    """Give a function ``storage_of(path, dataset, leading=1, n_wanted=None)``; close its files at the end.
 
-    The arguments are those of :func:`find_storage`.
+    It finds each storage once; the arguments are those of :func:`find_storage`.
     """
     with contextlib.ExitStack() as stack:
         found = {}
 
-        def storage_of(path, dataset, leading=1):
+        def storage_of(path, dataset, leading=1, n_wanted=None):
             key = (str(path), dataset, leading)
             if key not in found:
                 descriptor = os.open(path, os.O_RDONLY)
                 stack.callback(os.close, descriptor)
-                found[key] = find_storage(path, dataset, descriptor, leading)
+                file = stack.enter_context(h5py.File(path))
+                found[key] = find_storage(file, dataset, descriptor, leading, n_wanted)
+                if found[key].direct is None:
+                    file.close()
             return found[key]
 
         yield storage_of
 
 
-def find_storage(path, dataset, descriptor, leading=1):
+def find_storage(file, dataset, descriptor, leading=1, n_wanted=None):
     """Find out how and where a dataset's frames are stored.
 
     Parameters
     ----------
-    path : str or Path
+    file : h5py.File
     dataset : str
     descriptor : int
-        The file, open for reading.
+        The same file, open for reading.
     leading : int
         Axes before those of the frame. With several, (row of the first, row of the second, ...) count as one row
         number in C order.
+    n_wanted : int, optional
+        How many rows will be asked for. If they are few, the chunks are not listed, and the file has to stay open.
 
     Returns
     -------
@@ -131,53 +140,55 @@ def find_storage(path, dataset, descriptor, leading=1):
 
     Raises
     ------
-    OSError, KeyError
-        The file cannot be opened or has no such dataset.
+    KeyError
+        The file has no such dataset.
     """
-    with h5py.File(path) as file:
-        if dataset not in file:
-            raise KeyError(f"{path}: there is no dataset {dataset}; the file is not what the frame table says")
-        held = file[dataset]
-        shape = held.shape[leading:]
-        n_rows = int(np.prod(held.shape[:leading]))
-        nothing = np.empty(0, np.int64)
-        storage = Storage(str(path), dataset, "hdf5", held.dtype, shape, n_rows, 1, False, -1, nothing, nothing)
-        if file.userblock_size or held.dtype.byteorder == ">" or held.dtype.kind not in "uif" or held.is_virtual:
+    path = file.filename
+    if dataset not in file:
+        raise KeyError(f"{path}: there is no dataset {dataset}; the file is not what the frame table says")
+    held = file[dataset]
+    shape = held.shape[leading:]
+    n_rows = int(np.prod(held.shape[:leading]))
+    nothing = np.empty(0, np.int64)
+    storage = Storage(path, dataset, "hdf5", None, held.dtype, shape, n_rows, 1, False, -1, nothing, nothing)
+    if file.userblock_size or held.dtype.byteorder == ">" or held.dtype.kind not in "uif" or held.is_virtual:
+        return storage
+    creation = held.id.get_create_plist()
+    if creation.get_external_count():
+        return storage
+    if creation.get_layout() == h5py.h5d.CONTIGUOUS:
+        first = held.id.get_offset()
+        if first is None:
             return storage
-        creation = held.id.get_create_plist()
-        if creation.get_external_count():
-            return storage
-        if creation.get_layout() == h5py.h5d.CONTIGUOUS:
-            first = held.id.get_offset()
-            if first is None:
-                return storage
-            offset = first + np.arange(n_rows, dtype=np.int64) * storage.frame_bytes
-            size = np.full(n_rows, storage.frame_bytes, np.int64)
-            return storage._replace(kind="plain", descriptor=descriptor, offset=offset, size=size)
-        if creation.get_layout() != h5py.h5d.CHUNKED:
-            return storage
-        filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
-        kinds = {
-            (): ("plain", False),
-            (h5py.h5z.FILTER_DEFLATE,): ("packed", False),
-            (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE): ("packed", True),
-        }
-        whole = held.chunks[leading:] == shape and all(n == 1 for n in held.chunks[1:leading])
-        if tuple(filters) not in kinds or not whole or (leading > 1 and held.chunks[0] != 1):
-            return storage
-        kind, shuffled = kinds[tuple(filters)]
-        rows_per_chunk = held.chunks[0]
-        offset, size = _chunk_table(held, leading, -(-n_rows // rows_per_chunk))
-        if (offset < 0).any() or (kind == "plain" and (size != rows_per_chunk * storage.frame_bytes).any()):
-            return storage
-    return storage._replace(
-        kind=kind,
-        rows_per_chunk=rows_per_chunk,
-        shuffled=shuffled,
-        descriptor=descriptor,
-        offset=offset,
-        size=size,
-    )
+        offset = first + np.arange(n_rows, dtype=np.int64) * storage.frame_bytes
+        size = np.full(n_rows, storage.frame_bytes, np.int64)
+        return storage._replace(kind="plain", descriptor=descriptor, offset=offset, size=size)
+    if creation.get_layout() != h5py.h5d.CHUNKED:
+        return storage
+    filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+    kinds = {
+        (): ("plain", False),
+        (h5py.h5z.FILTER_DEFLATE,): ("packed", False),
+        (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE): ("packed", True),
+    }
+    whole = held.chunks[leading:] == shape and all(n == 1 for n in held.chunks[1:leading])
+    if tuple(filters) not in kinds or not whole or (leading > 1 and held.chunks[0] != 1):
+        return storage
+    kind, shuffled = kinds[tuple(filters)]
+    rows_per_chunk = held.chunks[0]
+    n_chunks = -(-n_rows // rows_per_chunk)
+    chunked = storage._replace(kind=kind, rows_per_chunk=rows_per_chunk, shuffled=shuffled, descriptor=descriptor)
+    if (
+        n_wanted is not None
+        and n_wanted * FEW < n_chunks
+        and leading == 1
+        and (kind == "packed" or rows_per_chunk == 1)
+    ):
+        return chunked._replace(direct=held.id)
+    offset, size = _chunk_table(held, leading, n_chunks)
+    if (offset < 0).any() or (kind == "plain" and (size != rows_per_chunk * storage.frame_bytes).any()):
+        return storage
+    return chunked._replace(offset=offset, size=size)
 
 
 def _chunk_table(dataset, leading, n_chunks):
@@ -188,8 +199,9 @@ def _chunk_table(dataset, leading, n_chunks):
     dataset.id.chunk_iter(found.append)  # the one call that is linear: get_chunk_info(i) costs O(chunks) each
     if found:
         corner, filter_mask, begin, n_bytes = zip(*found, strict=True)
-        corner = np.array(corner, np.int64)[:, :leading]
-        number = np.ravel_multi_index(tuple((corner // dataset.chunks[:leading]).T), _chunk_grid(dataset, leading))
+        axes = zip(list(zip(*corner, strict=True))[:leading], dataset.chunks, strict=False)
+        place = tuple(np.array(axis) // chunk for axis, chunk in axes)
+        number = np.ravel_multi_index(place, _chunk_grid(dataset, leading))
         offset[number] = np.where(np.array(filter_mask) == 0, begin, -1)
         size[number] = n_bytes
     return offset, size
@@ -230,7 +242,10 @@ def plan_reads(storage, frames, rows, cells=None, block_bytes=BLOCK_BYTES, block
             f"{rows.max()}. The file has changed since check_run: run snakemake again."
         )
     chunk = rows // storage.rows_per_chunk
-    if storage.kind == "plain":
+    if storage.direct is not None:
+        offset, size = chunk, np.zeros(len(rows), np.int64)
+        weight = np.full(len(rows), storage.frame_bytes * storage.rows_per_chunk)
+    elif storage.kind == "plain":
         offset = storage.offset[chunk] + (rows % storage.rows_per_chunk) * storage.frame_bytes
         size = np.full(len(rows), storage.frame_bytes, np.int64)
         weight = size
@@ -242,7 +257,7 @@ def plan_reads(storage, frames, rows, cells=None, block_bytes=BLOCK_BYTES, block
         offset, size = rows, np.zeros(len(rows), np.int64)
         weight = np.full(len(rows), storage.frame_bytes)
     order = np.lexsort((rows, offset))
-    if storage.kind == "plain" and cells is not None:
+    if storage.kind == "plain" and cells is not None and storage.direct is None:
         order = order[_order_by_cells(np.asarray(cells)[order], block_bytes // storage.frame_bytes)]
     frames, rows, offset, size, weight = (values[order] for values in (frames, rows, offset, size, weight))
     plans = []
@@ -295,6 +310,8 @@ def read_block(plan, buffer=None, pool=None):
     storage = plan.storage
     if storage.kind == "hdf5":
         return _read_through_hdf5(plan)
+    if storage.direct is not None:
+        return _read_direct_chunks(plan)
     step = 1 if storage.kind == "packed" else storage.dtype.itemsize
     begin, length, place, total = _spans(plan.offset, plan.size, step)
     buffer = grown(buffer, total)
@@ -339,6 +356,25 @@ def _read_span(storage, buffer, place, begin, length):
                 f"{begin + length}; it was cut off. Copy it again."
             )
         done += n
+
+
+def _read_direct_chunks(plan):
+    storage = plan.storage
+    found = []
+    for chunk in plan.offset.tolist():
+        corner = (chunk * storage.rows_per_chunk, *(0 for _ in storage.shape))
+        try:
+            filter_mask, data = storage.direct.read_direct_chunk(corner)
+        except (OSError, RuntimeError, ValueError):  # not there (fill value) or damaged: HDF5 shall say which
+            return _read_through_hdf5(plan)
+        if filter_mask or (storage.kind == "plain" and len(data) != storage.frame_bytes):
+            return _read_through_hdf5(plan)
+        found.append(data)
+    size = np.array([len(data) for data in found], np.int64)
+    start = np.cumsum(size) - size
+    buffer = np.frombuffer(bytearray().join(found), np.uint8)
+    packed = storage.kind == "packed"
+    return Block(storage, plan.frames, plan.rows, packed, buffer, start[plan.piece], size[plan.piece])
 
 
 def _read_through_hdf5(plan):

@@ -26,7 +26,7 @@ from pulsetrain.photons import check_image, flags_of, raise_if_damaged, recipe_o
 from pulsetrain.progress import progress
 
 FLAGGED_FRAMES = 128  # frames per block with their uint32 masks: 32 MB of masks
-SHARES = 6  # parts per thread that a block is divided into: small enough that no thread waits long for another
+SHARES = 16  # parts per thread that a block is divided into: small enough that no thread waits long for another
 ALL = 1 << 60
 
 
@@ -242,17 +242,20 @@ def divide_by_cell(cell, n_shares):
     return [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
 
 
-def image_storage(layout, layout_path, number, storage_of):
-    """Storage of the image data of source file `number` of the layout, checked against the frame table."""
+def image_storage(layout, layout_path, number, storage_of, n_wanted=None):
+    """Storage of the image data of source file `number` of the layout, checked against the frame table.
+
+    `n_wanted`: how many of its frames will be asked for; see :func:`pulsetrain.chunks.find_storage`.
+    """
     path = source_path(layout_path, layout.files["name"][number])
     check_source(path, int(layout.files["size"][number]))
-    storage = storage_of(path, f"INSTRUMENT/{layout.files['source'][number]}/image/data")
+    storage = storage_of(path, f"INSTRUMENT/{layout.files['source'][number]}/image/data", n_wanted=n_wanted)
     check_image(storage, layout.attributes)
     return storage
 
 
-def read_flags(layout, layout_path, number, rows, storage_of, pool=None):
-    """Read the facility's masks of some frames of source file `number`.
+def read_flags(layout, layout_path, number, rows, storage_of, pool=None, n_wanted=None):
+    """Read the facility's masks of some frames of source file `number`; `n_wanted` as for :func:`image_storage`.
 
     Returns
     -------
@@ -261,7 +264,7 @@ def read_flags(layout, layout_path, number, rows, storage_of, pool=None):
     """
     path = source_path(layout_path, layout.files["name"][number])
     try:
-        storage = storage_of(path, f"INSTRUMENT/{layout.files['source'][number]}/image/mask")
+        storage = storage_of(path, f"INSTRUMENT/{layout.files['source'][number]}/image/mask", n_wanted=n_wanted)
     except KeyError as error:
         raise ValueError(
             f"{path}: there is no image/mask, which masks.per_frame needs (raw data never have it). Set "

@@ -101,6 +101,7 @@ def photon_blocks(
     frames = frames[np.lexsort((frames, layout.cell_id[frames]))]
     batches = _batches(layout.cell_id[frames], block)
     where = {module: [values[frames] for values in source_rows(layout, module)] for module in modules}
+    wanted = np.bincount(np.concatenate([file[file >= 0] for file, _ in where.values()]), minlength=1)
     photons = np.zeros((block, N_MODULES, PIXELS), np.uint16)
     flagged = np.zeros((block if per_frame_mask else 0, N_MODULES, PIXELS), bool)
     with contextlib.ExitStack() as stack:
@@ -123,10 +124,13 @@ def photon_blocks(
             found = []
             for number in np.unique(file[file >= 0]).tolist():
                 held = np.flatnonzero(file == number)
-                storage = image_storage(layout, vds_path, number, storage_of)
+                few = int(wanted[number])
+                storage = image_storage(layout, vds_path, number, storage_of, few)
                 (plan,) = plan_reads(storage, held, row[held], None, ALL, ALL)
                 data = unpack(read_block(plan))
-                flags = read_flags(layout, vds_path, number, data.rows, storage_of) if per_frame_mask else None
+                flags = None
+                if per_frame_mask:
+                    flags = read_flags(layout, vds_path, number, data.rows, storage_of, n_wanted=few)
                 found.append((data, flags))
             return found
 

@@ -31,11 +31,11 @@ def write(path, way, n_frames=23, dtype="u2", frame=FRAME):
     return values
 
 
-def read_frames(path, rows, dataset="some/data", cells=None, **limits):
+def read_frames(path, rows, dataset="some/data", cells=None, n_wanted=None, **limits):
     """All frames through read_blocks; {position in `rows`: values}, and the number of blocks."""
     found, n_blocks = {}, 0
     with chunks.open_storages() as storage_of:
-        storage = storage_of(path, dataset)
+        storage = storage_of(path, dataset, n_wanted=n_wanted)
         for packed in chunks.read_blocks(chunks.plan_reads(storage, np.arange(len(rows)), rows, cells, **limits)):
             block = chunks.unpack(packed)
             n_blocks += 1
@@ -246,3 +246,29 @@ def test_files_are_closed_when_reading_stops_early(tmp_path):
         next(blocks)
         blocks.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_few_frames_are_found_without_listing_all(tmp_path, way):
+    path = tmp_path / "data.h5"
+    values = write(path, way)
+    rows = np.array([20, 3, 4])
+    with chunks.open_storages() as storage_of:
+        storage = storage_of(path, "some/data", n_wanted=1)
+        looked_up = way == "chunk of 1" or KINDS.get(way, ("hdf5", 1))[0] == "packed"
+        assert (storage.direct is not None) == looked_up
+    found, _ = read_frames(path, rows, n_wanted=1, block_frames=2)
+    assert_frames(found, values, rows)
+
+
+@pytest.mark.parametrize("n_wanted", [1, 100])
+def test_few_frames_with_missing_and_unfiltered_chunks(tmp_path, n_wanted):
+    path = tmp_path / "data.h5"
+    values = np.full((30, *FRAME), 7, "u2")
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("some/data", values.shape, "u2", chunks=(1, *FRAME), compression="gzip", fillvalue=7)
+        for row in (3, 4, 6):
+            data[row] = values[row] = row
+        data.id.write_direct_chunk((4, 0, 0), values[4].tobytes(), filter_mask=1)
+    for rows in ([6, 3], [6, 3, 4], [5, 6]):
+        assert_frames(read_frames(path, np.array(rows), n_wanted=n_wanted)[0], values, rows)

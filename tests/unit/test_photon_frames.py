@@ -5,6 +5,7 @@ import sum_misses
 from pixel_runs import photons_reference, random_constants, write_run, xfel_constants
 from test_litpixels import make_data
 
+from pulsetrain import chunks
 from pulsetrain.detector import MASK_BAD, MASK_DEAD, MASK_HOT, MASK_MISSING, MODULE_SHAPE
 from pulsetrain.photon_frames import photon_blocks
 
@@ -64,9 +65,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("block", [1, 3, 16])
+@pytest.mark.parametrize(("block", "few"), [(1, 4), (3, 4), (3, 0), (16, 0)])
 @pytest.mark.parametrize(("units", "dtype", "way", "flagged"), CASES)
-def test_blocks_hold_the_photons_of_all_modules(tmp_path, units, dtype, way, flagged, block):
+def test_blocks_hold_the_photons_of_all_modules(tmp_path, monkeypatch, units, dtype, way, flagged, block, few):
+    monkeypatch.setattr(chunks, "FEW", few)  # 0: chunks are always looked up one by one
     run, data, given = make_case(tmp_path, units, dtype, way, flagged)
     frames = np.array([7, 0, 3, 11, 2, 1, 4, 5])
     photons, mask, flags = expected_frames(run, data, given, common_mode=True)
