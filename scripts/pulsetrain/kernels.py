@@ -182,7 +182,7 @@ def count_share(stored, share, frames, cell, good, region, flags, recipe, counts
 
 
 @njit(cache=True, nogil=True)
-def fill_frames(stored, places, module, good, flags, recipe, photons, flagged):
+def fill_frames(stored, places, module, cell, good, flags, recipe, photons, flagged):
     """Turn frames of one module and memory cell into masked photons.
 
     Parameters
@@ -191,11 +191,12 @@ def fill_frames(stored, places, module, good, flags, recipe, photons, flagged):
     places : ndarray of int64
         Where each frame goes.
     module : int
+    cell : int
+        Row of the constants' cell axis.
     good : ndarray of uint8, (65536,)
         255 = good.
     flags : Flags
     recipe : Recipe
-        With constants of the one cell.
     photons : ndarray of uint16, (frames, modules, 65536)
         ``photons[places[i], module]`` becomes the photons of frame i, 0 where the mask or the flags are not good.
     flagged : ndarray of bool, (frames, modules, 65536)
@@ -230,7 +231,7 @@ def fill_frames(stored, places, module, good, flags, recipe, photons, flagged):
         if recipe.mode == WHOLE and planes_to_bytes(inflated, small):
             integer_photons(small, target)
         else:
-            _convert(_held_values(stored, i, inflated, values), 0, mask, recipe, shifts, target)
+            _convert(_held_values(stored, i, inflated, values), cell, mask, recipe, shifts, target)
         apply_mask(target, mask)
     close_decompressor(decompressor)
     return status, position

@@ -14,6 +14,8 @@ from pulsetrain.layout import read_layout, source_rows
 from pulsetrain.litpixels import ALL, image_storage, read_flags
 from pulsetrain.photons import flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion
 
+CELLS_AT_ONCE = 8  # of which masks and constants are read together: some 35 MB each, with constants
+
 
 class PhotonBlock(NamedTuple):
     """Some frames of one memory cell.
@@ -60,7 +62,7 @@ def photon_blocks(
 ):
     """Read frames of the run as photons, sorted by memory cell.
 
-    Every block belongs to one cell, so that one cell's masks and constants are in memory, at any number of frames.
+    Every block belongs to one cell, so that masks and constants of a few cells are in memory, at any number of frames.
     The blocks come in ascending cell, frames ascending within the cell: not in the order of the run. Write
     results to the place that the frame's number tells.
 
@@ -119,13 +121,17 @@ def photon_blocks(
                 ),
             )
 
+        storages = {}
+
         def read_pixels(module, batch):
             file, row = (values[batch] for values in where[module])
             found = []
             for number in np.unique(file[file >= 0]).tolist():
                 held = np.flatnonzero(file == number)
                 few = int(wanted[number])
-                storage = image_storage(layout, vds_path, number, storage_of, few)
+                if number not in storages:
+                    storages[number] = image_storage(layout, vds_path, number, storage_of, few)
+                storage = storages[number]
                 (plan,) = plan_reads(storage, held, row[held], None, ALL, ALL)
                 data = unpack(read_block(plan))
                 flags = None
@@ -135,19 +141,21 @@ def photon_blocks(
             return found
 
         def read_batch(batch, state):
-            cell = int(layout.cell_id[frames[batch.start]])
-            if state is None or state.cell_id != cell:
-                state = _read_cell(cell, opened, conversion, readers)
+            cell = layout.cell_id[frames[batch.start]]
+            if state is None or cell not in state.cell_id:
+                first = int(np.searchsorted(cells, cell))
+                state = _read_cells(cells[first : first + CELLS_AT_ONCE], opened, conversion, readers)
             return state, dict(zip(modules, readers.map(lambda m: read_pixels(m, batch), modules), strict=True))
 
-        def fill(module, state, found):
+        def fill(module, state, cell, found):
             good, converted = state.modules[module]
             for data, flags in found:
                 result = fill_frames(
                     stored_frames(data),
                     data.frames,
                     module,
-                    good,
+                    cell,
+                    good[cell],
                     flags_of(flags),
                     recipe_of(data, converted),
                     photons,
@@ -167,40 +175,42 @@ def photon_blocks(
             photons[:n][~present] = 0
             if per_frame_mask:
                 flagged[:n][~present] = False
-            for _ in pool.map(lambda m, s=state, f=found: fill(m, s, f[m]), modules):
+            cell = int(np.searchsorted(state.cell_id, layout.cell_id[frames[batch.start]]))
+            for _ in pool.map(lambda m, s=state, c=cell, f=found: fill(m, s, c, f[m]), modules):
                 pass
             yield PhotonBlock(
                 frames[batch],
-                state.cell_id,
+                int(state.cell_id[cell]),
                 photons[:n].reshape(n, N_MODULES, *MODULE_SHAPE),
-                state.mask,
+                state.mask[cell],
                 present,
                 flagged[:n].reshape(n, N_MODULES, *MODULE_SHAPE) if per_frame_mask else None,
             )
 
 
-class _Cell(NamedTuple):
-    """Masks and constants of one memory cell of all modules; `modules` maps to (mask bytes, conversion)."""
+class _Cells(NamedTuple):
+    """Masks and constants of some memory cells of all modules; `modules` maps to (mask bytes, conversion)."""
 
-    cell_id: int
+    cell_id: np.ndarray
     mask: np.ndarray
     modules: dict
 
 
-def _read_cell(cell, opened, conversion, pool):
-    mask = np.full((N_MODULES, *MODULE_SHAPE), MASK_MISSING, np.uint32)
+def _read_cells(cells, opened, conversion, pool):
+    mask = np.full((len(cells), N_MODULES, *MODULE_SHAPE), MASK_MISSING, np.uint32)
 
     def read(module):
         mask_files, constants_file = opened[module]
-        static, powder = (read_mask(file, [cell])[0] for file in mask_files)
-        np.bitwise_or(static, powder, out=mask[module])
+        static, powder = (read_mask(file, cells) for file in mask_files)
+        static |= powder
         converted = conversion
         if constants_file is not None:
-            converted = conversion._replace(calibration=read_constants(constants_file, [cell]))
-            mask[module].reshape(-1)[~converted.calibration.finite[0]] |= MASK_BAD
-        return good_bytes(mask[module]), converted
+            converted = conversion._replace(calibration=read_constants(constants_file, cells))
+            static.reshape(len(cells), PIXELS)[~converted.calibration.finite] |= MASK_BAD
+        mask[:, module] = static
+        return good_bytes(static), converted
 
-    return _Cell(cell, mask, dict(zip(opened, pool.map(read, opened), strict=True)))
+    return _Cells(cells, mask, dict(zip(opened, pool.map(read, opened), strict=True)))
 
 
 def _batches(cell, most):
