@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 FILL = {"uint8": 0, "uint16": 0, "float32": np.nan}
 RAW_FILL = 65535  # as in the offline chain's virtual datasets
-SAMPLE_FRAMES = 5
+SAMPLE_FRAMES = 5  # of a module
+ENOUGH_VALUES = 1000  # fewer are not taken for the whole run while there are other modules to look at
 PHOTON_SYMBOLS = ("photon", "photons", "ph")
 WAVELENGTH_KEY = "pulseEnergy/wavelengthUsed/value"  # [nm]
 LAYOUT_ATTRIBUTES = ("run", "stream", "detector", "data_dtype", "status", "reason", "n_seen")
@@ -125,7 +126,8 @@ def _require_unchanged(frames, layout):
 def find_units(frames, layout, proc_units):
     """Unit of the pixel values, and how it was decided.
 
-    Float data without a unit attribute count as photons when all values of a few frames are whole numbers.
+    Float data without a unit attribute count as photons when all finite values other than 0 of a few frames are whole
+    numbers; without any such value they count as keV.
 
     Returns
     -------
@@ -152,26 +154,33 @@ def find_units(frames, layout, proc_units):
 
 
 def _units_of_samples(frames, layout):
-    module = int(layout.segments["module"].iloc[0])
-    file_of_frame, row_of_frame = source_rows(layout, module)
-    present = np.flatnonzero(file_of_frame >= 0)
-    chosen = np.unique(present[np.linspace(0, len(present) - 1, SAMPLE_FRAMES).astype(int)])
-    n_values = 0
-    for frame in chosen:
-        recorded = layout.files.iloc[file_of_frame[frame]]
-        with open_file(source_path(frames, recorded["name"])) as file:
-            data = file[f"INSTRUMENT/{recorded.source}/image/data"]
-            factor, symbol = unit_of(data)
-            if symbol.lower() in PHOTON_SYMBOLS:
-                return "photons", f"unit attributes of {recorded.source} image.data"
-            if symbol == "keV" or (symbol, factor) == ("eV", 1e3):
-                return "keV", f"unit attributes of {recorded.source} image.data"
-            values = data[row_of_frame[frame]]
-        values = values[np.isfinite(values)]
-        n_values += len(values)
-        if np.any(values != np.round(values)):
-            return "keV", f"fractions in frame {frame} of module {module}"
-    return "photons", f"all {n_values} finite values of {len(chosen)} frames of module {module} are whole numbers"
+    modules, n_frames, n_values = [], 0, 0
+    for module in np.unique(layout.segments["module"]).tolist():
+        file_of_frame, row_of_frame = source_rows(layout, module)
+        present = np.flatnonzero(file_of_frame >= 0)
+        chosen = np.unique(present[np.linspace(0, len(present) - 1, SAMPLE_FRAMES).astype(int)])
+        modules.append(module)
+        for frame in chosen:
+            recorded = layout.files.iloc[file_of_frame[frame]]
+            with open_file(source_path(frames, recorded["name"])) as file:
+                data = file[f"INSTRUMENT/{recorded.source}/image/data"]
+                factor, symbol = unit_of(data)
+                if symbol.lower() in PHOTON_SYMBOLS:
+                    return "photons", f"unit attributes of {recorded.source} image.data"
+                if symbol == "keV" or (symbol, factor) == ("eV", 1e3):
+                    return "keV", f"unit attributes of {recorded.source} image.data"
+                values = data[row_of_frame[frame]]
+            values = values[np.isfinite(values) & (values != 0)]  # a masked or dark pixel is 0 or NaN in either unit
+            n_frames += 1
+            n_values += len(values)
+            if np.any(values != np.round(values)):
+                return "keV", f"fractions in frame {frame} of module {module}"
+        if n_values >= ENOUGH_VALUES:
+            break
+    where = f"{n_frames} frames of {'module' if len(modules) == 1 else 'modules'} {', '.join(map(str, modules))}"
+    if n_values == 0:
+        return "keV", f"assumed: {where} hold no value other than 0 and NaN; set detector.proc_units if this is wrong"
+    return "photons", f"all {n_values} finite values other than 0 in {where} are whole numbers"
 
 
 def find_photon_energy(control, xgm, photon_energy_kev):

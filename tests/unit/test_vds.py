@@ -231,6 +231,29 @@ def test_units_of_corrected_data(tmp_path, dtype, value, unit, given, units, sou
         assert source in file["pulsetrain"].attrs["units_source"]
 
 
+@pytest.mark.parametrize("dark", [0, np.nan])
+@pytest.mark.parametrize(
+    ("value", "units", "source"),
+    [
+        (9.3, "keV", "fractions in frame 0 of module 1"),
+        (2, "photons", "all 327680 finite values other than 0 in 10 frames of modules 0, 1 are whole numbers"),
+        (0, "keV", "assumed: 20 frames of modules 0, 1, 2, 3 hold no value other than 0 and NaN"),
+    ],
+)
+def test_dark_modules_do_not_tell_the_units(tmp_path, dark, value, units, source):
+    files = write_run(tmp_path / "data", naming="corr", dtype="f4")
+    for path in files:
+        module = int(path.name[16:18])
+        with h5py.File(path, "r+") as file:
+            data = file[f"INSTRUMENT/{source_name(module, 'corr')}/image/data"]
+            data[...] = dark
+            if module == 1:
+                data[...] = value
+    with h5py.File(make(tmp_path, files, "proc")) as file:
+        assert file["pulsetrain"].attrs["units"] == units
+        assert source in file["pulsetrain"].attrs["units_source"]
+
+
 def test_impossible_units(tmp_path):
     files = write_run(tmp_path / "data", naming="corr", dtype="u1")
     _, frames = check(files, tmp_path, stream="proc")
