@@ -60,8 +60,8 @@ def make_run_mask(vds, constants_mask, user, module, stream, sample_trains, asic
     asic_edges : bool
         Mask the border pixels of the ASICs.
     output : path
-        ``cellId`` u2 (C,), ``mask`` u4 (C, 512, 128); attribute facility_mask (``read``, ``absent``, ``no frames``
-        or ``constants``).
+        ``cellId`` u2 (C,), ``mask`` u4 (C, 512, 128); attribute facility_mask (``read``, ``partial``,
+        ``absent``, ``no frames`` or ``constants``).
     attributes : dict
         Provenance.
     """
@@ -160,7 +160,7 @@ def facility_masks(run, vds, cells, module, sample_trains):
     Returns
     -------
     state : str
-        ``read``, ``absent`` (the files have no mask) or ``no frames``.
+        ``read``, ``partial`` (some of the files have no mask), ``absent`` (none has one) or ``no frames``.
     masks : iterator of ndarray of uint32, (512, 128)
         CXI bits.
     """
@@ -172,20 +172,25 @@ def facility_masks(run, vds, cells, module, sample_trains):
         return "no frames", nothing
     paths = {number: source_path(vds, run.files["name"][number]) for number in np.unique(file_of_frame[held])}
     names = {number: f"INSTRUMENT/{run.files['source'][number]}/image/mask" for number in paths}
-    without = []
+    with_mask = {}
     for number, path in paths.items():
         with h5py.File(path) as file:
-            if names[number] not in file:
-                without.append(path.name)
+            if names[number] in file:
+                with_mask[number] = path
+    without = [path.name for number, path in paths.items() if number not in with_mask]
     if without:
         log.warning(
-            "%s without %s: the mask is that of edges and user masks only; give masks.user if pixels are bad",
+            "%s without %s: %s; give masks.user if pixels are bad",
             ", ".join(without),
             next(iter(names.values())),
+            "the other files tell the mask" if with_mask else "the mask is that of edges and user masks only",
         )
+    if not with_mask:
         return "absent", nothing
+    held = held[np.isin(file_of_frame[held], list(with_mask))]
     samples = [sample_frames(held[run.cell_id[held] == cell], sample_trains) for cell in cells]
-    return "read", _majority_of_samples(samples, paths, names, file_of_frame, row_of_frame)
+    state = "partial" if without else "read"
+    return state, _majority_of_samples(samples, with_mask, names, file_of_frame, row_of_frame)
 
 
 def sample_frames(frames, number):

@@ -130,6 +130,21 @@ def test_files_without_mask_are_said_and_the_edges_stay(tmp_path, caplog):
     np.testing.assert_array_equal(mask, np.broadcast_to(detector.asic_edges() * detector.MASK_INVALID, mask.shape))
 
 
+def test_files_without_mask_do_not_switch_off_those_of_the_others(tmp_path, caplog):
+    frame_masks = {(file, row): random_masks(SHAPE, 5 * file + row) for file in range(3) for row in range(4)}
+    segments = [(0, 0, 0, 4), (1, 0, 4, 4), (2, 0, 8, 4)]
+    vds = write_vds(tmp_path, [3, 9] * 6, segments, [4, 4, 4], frame_masks=frame_masks)
+    with h5py.File(tmp_path / "source1.h5", "r+") as file:
+        del file[f"INSTRUMENT/{SOURCE.format(7)}/image/mask"]
+    with caplog.at_level("WARNING"):
+        _, mask, facility = run_mask(tmp_path, vds, sample_trains=9)
+    assert facility == "partial" and "source1.h5 without" in caplog.text and "source0" not in caplog.text
+    for number in range(2):
+        held = np.array([frame_masks[file, row] for file in (0, 2) for row in (number, number + 2)])
+        np.testing.assert_array_equal(mask[number], masks.cxi_bits(masks.majority(held)))
+        assert mask[number].any()
+
+
 def test_module_without_frames_gets_a_mask(tmp_path):
     vds = write_vds(tmp_path, [4, 5], [(0, 0, 0, 2)], [2], frame_masks={(0, 0): 0, (0, 1): 0})
     cells, mask, facility = run_mask(tmp_path, vds, module=8, asic_edges=True)
