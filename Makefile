@@ -21,7 +21,7 @@ setup: .venv/.ready
 	touch $@
 
 demo: setup
-	$(BIN)/snakemake -c$(CORES)
+	$(BIN)/snakemake -c$(CORES) --configfile config/demo.yaml
 	@echo
 	@echo "Hits:       demo/scratch/r0050_hits.cxi"
 	@echo "Dragonfly:  demo/scratch/emc/r0050.emc, r0050_det.h5, r0050_config.ini"

@@ -1,6 +1,5 @@
-# From X-ray free-electron-laser pulse trains to photon hits. Results are named below the directory `scratch` of the
-# configuration: frames/ integrity/ vds/ pulses/ masks/ litpixels/ events/ saved_hits/ powder/ emc/ geom/ plots/ report/
-# and the short names r0050_hits.cxi, r0050.emc, r0050_events.h5, r0050_powder.h5.
+# From X-ray free-electron-laser pulse trains to photon hits. Results lie below the directory `scratch` of the
+# configuration; docs/file-formats.md lists them. Short names: r0050_hits.cxi, r0050.emc, r0050_events.h5, ...
 import os
 import sys
 from pathlib import Path

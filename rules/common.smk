@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 from pulsetrain import config as settings_of
 from pulsetrain.memory import litpixels_mb
-from pulsetrain.provenance import code_of
+from pulsetrain.provenance import code_of, is_simulated
 
 SCHEMAS = Path(workflow.basedir) / "config" / "schemas"
 CONDA = str(Path(workflow.basedir) / "envs" / "pulsetrain.yaml")
@@ -39,8 +39,16 @@ RUN_TABLE = from_checkout(config["runs"])
 RUNS = checked(settings_of.read_run_table, RUN_TABLE, SCHEMAS / "runs.schema.yaml", sorted(config["calibrations"]))
 DETECTOR = config["detector"]
 MODULES = [f"{number:02d}" for number in sorted(DETECTOR["modules"])]
+HIT_MODULES = sorted(DETECTOR["modules"] if config["hits"]["modules"] is None else config["hits"]["modules"])
 if config["simulate"] is None and not DATA_ROOT.is_dir():
-    raise WorkflowError(f"the directory {DATA_ROOT} does not exist; set `data_root` in the configuration")
+    raise WorkflowError(
+        f"the directory {DATA_ROOT} does not exist; set `data_root` in the configuration (for the demo: make demo)"
+    )
+if not set(HIT_MODULES) <= set(DETECTOR["modules"]):
+    raise WorkflowError(
+        f"hits.modules is {HIT_MODULES}, but detector.modules is {DETECTOR['modules']}: a module that is not in use cannot "
+        "count for the hit score"
+    )
 
 
 def from_scratch(path):
@@ -94,6 +102,20 @@ def simulated_settings():
     return checked(simulate.settings, geometry=given_file("detector.geometry", DETECTOR["geometry"]), **given)
 
 
+def refuse_real_data(run):
+    """Stop before simulated files could take the place of real ones."""
+    for name in ("raw", "proc"):
+        for file in directory_files(DATA_ROOT / name / f"r{run}") or {}:
+            path = DATA_ROOT / name / f"r{run}" / file
+            simulated = is_simulated(path)
+            # Some simulated faults are files that cannot be read.
+            if simulated is False or (simulated is None and not config["simulate"]["faults"]):
+                raise WorkflowError(
+                    f"`simulate` is set, but {path} is a real file: nothing is simulated into a directory of real data. "
+                    "Take `simulate` out of the configuration, or set `data_root` to another directory"
+                )
+
+
 @functools.cache
 def directory_files(path):
     """Names and sizes of the European XFEL files in a directory, sorted; None if there is no such directory."""
@@ -118,6 +140,7 @@ def run_sources(run):
     if config["simulate"] is not None:
         from pulsetrain.simulate_files import run_files
 
+        refuse_real_data(run)
         files = run_files(str(DATA_ROOT), simulated_settings(), int(run), stream)
         modules = [from_scratch(path) for paths in files["modules"].values() for path in paths]
         control = [from_scratch(path) for path in files["control"]]
@@ -165,7 +188,8 @@ def source_sizes(kind):
 
     def sizes(wildcards):
         if config["simulate"] is not None:
-            text = json.dumps(simulated_settings(), sort_keys=True)
+            code = code_of("simulate_module.py") | code_of("simulate_control.py")
+            text = json.dumps([simulated_settings(), code, file_sha256(from_checkout(DETECTOR["geometry"]))])
             return {"simulated": hashlib.sha256(text.encode()).hexdigest()[:12]}
         return {Path(path).name: size for path, size in sorted(run_sources(wildcards.run)[kind].items())}
 
@@ -199,9 +223,18 @@ def constants_of(kind):
             return []
         directory = constants_directory(wildcards.run)
         modules = [wildcards.module] if "module" in wildcards.keys() else MODULES
-        return [f"{directory}/{kind}_m{number}.h5" for number in modules]
+        paths = [f"{directory}/{kind}_m{number}.h5" for number in modules]
+        return paths if directory == f"calibration/{run_row(wildcards.run)['calibration']}" else ancient(paths)
 
     return files
+
+
+def constants_sizes(wildcards):
+    """Parameter {file name: size} of the given constants, for the same reason as `source_sizes`."""
+    if stream_of(wildcards) != "raw" or config["simulate"] is not None:
+        return {}
+    paths = [path for kind in ("constants", "mask") for path in constants_of(kind)(wildcards)]
+    return {Path(path).name: (SCRATCH / path).stat().st_size for path in paths if (SCRATCH / path).is_file()}
 
 
 @functools.cache

@@ -30,8 +30,9 @@ rule count_litpixels:
         photon_threshold=config["hits"]["photon_threshold"],
         common_mode=config["calibration"]["common_mode"],
         per_frame_mask=config["masks"]["per_frame"],
-        hit_modules=config["hits"]["modules"],
+        hit_modules=HIT_MODULES,
         region=contents(REGION),
+        constants=constants_sizes,
     message:
         "run {wildcards.run} module {wildcards.module}: counting lit pixels"
     script:

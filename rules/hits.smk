@@ -28,6 +28,7 @@ rule sum_misses:
         photon_threshold=config["hits"]["photon_threshold"],
         common_mode=config["calibration"]["common_mode"],
         per_frame_mask=config["masks"]["per_frame"],
+        constants=constants_sizes,
     message:
         "run {wildcards.run}: summing the misses"
     script:
@@ -70,6 +71,7 @@ rule write_cxi:
         photon_threshold=config["hits"]["photon_threshold"],
         common_mode=config["calibration"]["common_mode"],
         per_frame_mask=config["masks"]["per_frame"],
+        constants=constants_sizes,
     message:
         "run {wildcards.run}: writing the hits"
     script:

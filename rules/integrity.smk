@@ -91,6 +91,7 @@ rule make_vds:
         proc_units=DETECTOR["proc_units"],
         photon_energy_kev=DETECTOR["photon_energy_kev"],
         xgm=config["pulses"]["xgm"],
+        sizes=source_sizes("control"),
     message:
         "run {wildcards.run}: mapping frames"
     script:

@@ -9,6 +9,7 @@ rule make_run_mask:
     input:
         vds=vds_of,
         constants_mask=constants_of("mask"),
+        constants=constants_of("constants"),
     output:
         masks=expand("masks/r{{run}}_m{module}.h5", module=MODULES),
     log:
@@ -28,6 +29,7 @@ rule make_run_mask:
         sample_trains=config["masks"]["sample_trains"],
         asic_edges=config["masks"]["asic_edges"],
         user=contents(USER_MASKS),
+        constants=constants_sizes,
     message:
         "run {wildcards.run}: making the static masks"
     script:

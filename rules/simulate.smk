@@ -20,6 +20,7 @@ rule simulate_module:
     params:
         code=code_of("simulate_module.py"),
         settings=simulated_settings(),
+        geometry_sha=file_sha256(from_checkout(DETECTOR["geometry"])),
         run=lambda wildcards: int(wildcards.run),
         stream=lambda wildcards: wildcards.data,
         module=lambda wildcards: int(wildcards.module),
@@ -49,6 +50,7 @@ rule simulate_control:
     params:
         code=code_of("simulate_control.py"),
         settings=simulated_settings(),
+        geometry_sha=file_sha256(from_checkout(DETECTOR["geometry"])),
         run=lambda wildcards: int(wildcards.run),
     message:
         "run {wildcards.run}: simulating pulse energies"
@@ -72,6 +74,7 @@ rule simulate_truth:
     params:
         code=code_of("simulate_truth.py"),
         settings=simulated_settings(),
+        geometry_sha=file_sha256(from_checkout(DETECTOR["geometry"])),
         run=lambda wildcards: int(wildcards.run),
         stream=stream_of,
     message:
@@ -97,6 +100,7 @@ rule simulate_constants:
     params:
         code=code_of("simulate_constants.py"),
         settings=simulated_settings(),
+        geometry_sha=file_sha256(from_checkout(DETECTOR["geometry"])),
         module=lambda wildcards: int(wildcards.module),
     message:
         "calibration {wildcards.calibration}: writing the true constants of module {wildcards.module}"

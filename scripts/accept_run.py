@@ -5,5 +5,5 @@ from pulsetrain.provenance import begin_job
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
-    accept_run(integrity=job.input.integrity, accepted=job.output.accepted, run=job.params.run)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
+    accept_run(job.input.integrity, job.output.accepted, job.params.run, attributes)

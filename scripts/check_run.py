@@ -9,7 +9,7 @@ from pulsetrain.provenance import begin_job
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     check_run(
         files=list(job.input.files),
         frames=job.output.frames,

@@ -31,7 +31,7 @@ from pulsetrain.provenance import begin_job
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     find_hits(
         litpixels=list(job.input.litpixels),
         pulses=job.input.pulses,

@@ -12,7 +12,7 @@ from pulsetrain.provenance import begin_job
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     files = zip(job.input.litpixels, job.input.masks, job.params.modules, job.output.masks, strict=True)
     run_all(
         [

@@ -1,8 +1,9 @@
 """Make the static masks of a run, per module and memory cell.
 
 Outputs ``masks/r...._m...h5``: ``cellId`` u2 (C,), the sorted memory cells of the run; ``mask`` u4 (C, 512, 128)
-(cell, slow_scan, fast_scan), bits of the CXI specification, 0 = good. Attribute facility_mask: ``read``, ``absent``
-(the corrected files have no mask), ``no frames`` (the module has none in this run) or ``constants`` (stream raw).
+(cell, slow_scan, fast_scan), bits of the CXI specification, 0 = good. Attribute facility_mask: ``read``,
+``partial`` (some of the corrected files have no mask), ``absent`` (none has one), ``no frames`` (the module has none
+in this run) or ``constants`` (stream raw).
 """
 
 from functools import partial
@@ -13,7 +14,7 @@ from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     constants_masks = list(job.input.constants_mask) or [None] * len(job.params.modules)
     run_all(
         [

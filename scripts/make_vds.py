@@ -10,7 +10,7 @@ from pulsetrain.vds import make_vds
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     make_vds(
         frames=job.input.frames,
         vds=job.output.vds,

@@ -20,7 +20,7 @@ from pulsetrain.pulses import map_pulses
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     map_pulses(
         frames=job.input.frames,
         control=list(job.input.control),

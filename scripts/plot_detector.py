@@ -12,11 +12,11 @@ POWDERS = (
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    begin_job(job.rule, dict(job.params), job.input, job.log[0])
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     geometry = checkout_path(job.params.geometry)
     for output, total, counts, title in POWDERS:
         figure = draw_powder(geometry, job.input.powder, total, counts, f"run {job.params.run}: {title}")
-        save_figure(figure, job.output[output])
+        save_figure(figure, job.output[output], attributes)
     masks, outliers = list(job.input.masks), list(job.input.outliers)
-    save_figure(draw_mask(geometry, masks, outliers, job.params.modules), job.output.mask)
-    save_figure(draw_gallery(geometry, job.input.cxi), job.output.gallery)
+    save_figure(draw_mask(geometry, masks, outliers, job.params.modules), job.output.mask, attributes)
+    save_figure(draw_gallery(geometry, job.input.cxi), job.output.gallery, attributes)

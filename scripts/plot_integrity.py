@@ -10,7 +10,7 @@ from pulsetrain.run_figures import draw_coverage, draw_integrity
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    begin_job(job.rule, dict(job.params), job.input, job.log[0])
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     report = json.loads(Path(job.input.integrity).read_text(encoding="utf-8"))
-    save_figure(draw_integrity(report), job.output.integrity)
-    save_figure(draw_coverage(job.input.frames, COVERAGE), job.output.coverage)
+    save_figure(draw_integrity(report), job.output.integrity, attributes)
+    save_figure(draw_coverage(job.input.frames, COVERAGE), job.output.coverage, attributes)

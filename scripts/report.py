@@ -5,7 +5,7 @@ from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    begin_job(job.rule, dict(job.params), job.input, job.log[0])
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     write_page(
         run=job.params.run,
         sample=job.params.sample,
@@ -17,4 +17,5 @@ if __name__ == "__main__":
         cxi=job.input.cxi,
         emc=job.input.emc,
         output=job.output.page,
+        attributes=attributes,
     )

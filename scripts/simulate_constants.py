@@ -9,7 +9,7 @@ from pulsetrain.simulate_files import write_bad_cell_mask, write_constants
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     settings = job.params.settings | {"geometry": checkout_path(job.params.settings["geometry"])}
     write_constants(job.output.constants, settings, int(job.params.module), attributes)
     write_bad_cell_mask(job.output.mask, settings, int(job.params.module), attributes)

@@ -9,7 +9,7 @@ from pulsetrain.simulate_files import write_module_file
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     settings = job.params.settings | {"geometry": checkout_path(job.params.settings["geometry"])}
     write_module_file(
         job.output.file,

@@ -23,7 +23,7 @@ from pulsetrain.provenance import begin_job
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     sum_powder(
         litpixels=list(job.input.litpixels),
         masks=list(job.input.masks),

@@ -31,7 +31,7 @@ from pulsetrain.geometry import read_geometry, xyz_map
 from pulsetrain.output import new_h5, whole_file
 from pulsetrain.photon_frames import photon_blocks
 from pulsetrain.progress import progress
-from pulsetrain.provenance import begin_job, checkout_path
+from pulsetrain.provenance import as_text, begin_job, checkout_path
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ def write_cxi(
         whole_file(geom_path) as geom_part,
         new_h5(cxi_path, attributes | {"status": status, "reason": reason}) as file,
     ):
-        geom_part.write_text(crystfel.geometry_text(panels, distance_m), encoding="utf-8")
+        text = as_text(attributes, ";") + crystfel.geometry_text(panels, distance_m)
+        geom_part.write_text(text, encoding="utf-8")
         cxi.write_experiment(
             file, xyz_map(panels, distance_m), distance_m, background, n_misses, detector_name, sample, run
         )
@@ -128,7 +129,7 @@ def write_cxi(
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     write_cxi(
         job.input.vds,
         job.input.events,

@@ -14,7 +14,7 @@ import numpy as np
 
 from pulsetrain import cxi, dragonfly, emc
 from pulsetrain.output import new_h5, whole_file
-from pulsetrain.provenance import begin_job
+from pulsetrain.provenance import as_text, begin_job
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def write_emc(cxi_path, emc_path, det_path, config_path, bad_cell_fraction, mode
             emc.write_emc(photons_part, hits, good_pixels, threads)
             dragonfly.write_detector(det_file, model, mask)
             stem = Path(emc_path).stem
-            config_part.write_text(dragonfly.config_text(emc_path, det_path, stem, num_div, n_hits), encoding="utf-8")
+            text = as_text(attributes, "#") + dragonfly.config_text(emc_path, det_path, stem, num_div, n_hits)
+            config_part.write_text(text, encoding="utf-8")
             n_photons = emc.verify_emc(photons_part, hits, good_pixels, threads)
     log.info("%d frames, %d photons in %d used pixels; read back equal", n_hits, n_photons, good_pixels.sum())
 
@@ -67,7 +68,7 @@ def _tell_lost_modules(good_pixels, n_hits):
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0], job.threads)
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     write_emc(
         job.input.cxi,
         job.output.emc,

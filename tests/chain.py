@@ -90,7 +90,7 @@ def process_run(place, run, stream, config, modules, threads=1):
         attributes={},
         **config["integrity"],
     )
-    accept_run(integrity=paths["integrity"], accepted=paths["accepted"], run=run)
+    accept_run(paths["integrity"], paths["accepted"], run, {})
     make_vds(
         frames=paths["frames"],
         vds=paths["vds"],

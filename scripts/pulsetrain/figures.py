@@ -20,10 +20,10 @@ def new_figure(width=9.0, height=4.5, **subplots):
     return figure, axes
 
 
-def save_figure(figure, path):
-    """Write a figure as PNG, whole or not at all, and close it."""
+def save_figure(figure, path, attributes):
+    """Write a figure as PNG, whole or not at all, with its provenance as text in the file, and close it."""
     with whole_file(path) as part:
-        figure.savefig(part, dpi=130, format="png", metadata={"Software": "pulsetrain"})
+        figure.savefig(part, dpi=130, format="png", metadata={"Software": "pulsetrain"} | attributes)
     plt.close(figure)
 
 

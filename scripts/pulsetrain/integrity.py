@@ -28,6 +28,7 @@ from pulsetrain.module_index import (
 )
 from pulsetrain.output import new_h5, write_array, write_text
 from pulsetrain.progress import progress
+from pulsetrain.provenance import as_text
 from pulsetrain.train_agreement import TRAIN_REASONS, compare_modules, find_trains, run_starts, without_module
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def check_run(
         n_seen=report["frames"]["seen"],
     )
     _write_frames(frames, layout, trains, attributes)
-    write_text(integrity, json.dumps(report, indent=1) + "\n")
+    write_text(integrity, json.dumps(report | {"provenance": attributes}, indent=1) + "\n")
     for line in finding_lines([told for told in findings if told["fault"]]):
         log.warning(line)
     for line in finding_lines([told for told in findings if not told["fault"]]):
@@ -366,7 +367,7 @@ def finding_lines(findings):
     return lines
 
 
-def accept_run(integrity, accepted, run):
+def accept_run(integrity, accepted, run, attributes):
     """Let a run pass, or stop with everything that was found.
 
     Parameters
@@ -376,6 +377,8 @@ def accept_run(integrity, accepted, run):
     accepted : str or Path
         Output: a text with the summary.
     run : int
+    attributes : dict
+        Provenance, written as comments.
 
     Raises
     ------
@@ -391,4 +394,4 @@ def accept_run(integrity, accepted, run):
             + f"All of it is in {integrity}. To go on nevertheless, change integrity.max_lost, integrity.min_modules, "
             f"integrity.policy or detector.modules in the config, or take run {run} out of the run table."
         )
-    write_text(accepted, report["summary"] + "\n")
+    write_text(accepted, report["summary"] + "\n" + as_text(attributes, "#"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import h5py
 from docutils.core import publish_parts
 
-from pulsetrain import __version__
 from pulsetrain.output import write_text
+from pulsetrain.provenance import as_text
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #5b6575; --line: #dfe3ea; --good: #2c7a4b; --bad: #b3202c; --back: #f6f7f9; }
@@ -37,11 +37,12 @@ figcaption p { margin: 6px 0; }
 table { border-collapse: collapse; background: white; font-size: 14px; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 6px 10px; border: 1px solid var(--line); }
 th { background: #eef1f5; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { color: var(--soft); font-size: 13px; padding: 30px 0; }
 """
 
 
-def write_page(run, sample, names, figures, captions, integrity, events, cxi, emc, output):
+def write_page(run, sample, names, figures, captions, integrity, events, cxi, emc, output, attributes):
     """Write the report of a run.
 
     Parameters
@@ -54,6 +55,8 @@ def write_page(run, sample, names, figures, captions, integrity, events, cxi, em
         The run's files, for its numbers.
     output : str
         HTML file; pictures are inside it.
+    attributes : dict
+        Provenance, shown at the end of the page.
     """
     findings = json.loads(Path(integrity).read_text(encoding="utf-8"))
     title = f"Run {run:04d}" + (f", {sample}" if sample else "")
@@ -78,7 +81,10 @@ def write_page(run, sample, names, figures, captions, integrity, events, cxi, em
 <h2 id="findings">Findings of the integrity check</h2>
 {_findings_table(findings["findings"])}
 {"".join(sections)}
-<footer>Made by pulsetrain {__version__}.</footer>
+<footer>Made by pulsetrain {attributes["pulsetrain_version"]} (revision {attributes["git_revision"]})
+on {attributes["created"]}.
+<details><summary>All of its origin</summary><pre>{html.escape(as_text(attributes, ""))}</pre>
+</details></footer>
 </main>
 </body>
 </html>

@@ -1,13 +1,14 @@
 """Independent pieces of work on several processes."""
 
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 
 def run_all(tasks, processes):
     """Run functions without arguments, each in one of some processes; the first error is raised.
 
     For work that holds Python's or HDF5's lock, where threads do not help. The processes are forks, so that they
-    share the log.
+    share the log. A process that is killed (out of memory) is an error, not an endless wait.
 
     Parameters
     ----------
@@ -18,6 +19,7 @@ def run_all(tasks, processes):
         for task in tasks:
             task()
         return
-    with multiprocessing.get_context("fork").Pool(min(processes, len(tasks))) as pool:
-        for result in [pool.apply_async(task) for task in tasks]:
-            result.get()
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=context) as pool:
+        for future in [pool.submit(task) for task in tasks]:
+            future.result()

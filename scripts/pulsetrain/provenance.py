@@ -5,11 +5,13 @@ import functools
 import hashlib
 import json
 import logging
-import os
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import h5py
 
 from pulsetrain import __version__
 
@@ -72,7 +74,7 @@ def _project_files(module):
                 yield path
 
 
-def begin_job(rule, params, inputs, log, threads=1):
+def begin_job(rule, params, inputs, log):
     """Start a job: open its log, check its code, and collect what its outputs will say of their origin.
 
     Parameters
@@ -85,8 +87,6 @@ def begin_job(rule, params, inputs, log, threads=1):
         Input files.
     log : str
         Log file; uncaught exceptions land in it too.
-    threads : int
-        Threads that numba may use.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def begin_job(rule, params, inputs, log, threads=1):
             f"{', '.join(changed)} changed after this {rule} job was planned, so its result would not be what the "
             "plan says. Start snakemake again: it will plan with the code as it is now."
         )
-    os.environ["NUMBA_NUM_THREADS"] = str(max(1, int(threads)))
+    _allow_many_open_files()
     files = {name: Path(name).stat().st_size for name in sorted(set(map(str, inputs))) if Path(name).is_file()}
     return {
         "pulsetrain_version": __version__,
@@ -119,6 +119,20 @@ def begin_job(rule, params, inputs, log, threads=1):
         "inputs": json.dumps(files, sort_keys=True),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def is_simulated(path):
+    """Say whether a file was written by the simulator (by its attribute ``rule``); None if it cannot be read."""
+    try:
+        with h5py.File(path) as file:
+            return str(file.attrs.get("rule", "")).startswith("simulate_")
+    except OSError:
+        return None
+
+
+def as_text(attributes, mark):
+    """Give provenance as comment lines, each beginning with `mark`, for text files."""
+    return "".join(f"{mark} {name}: {value}\n" for name, value in attributes.items())
 
 
 def checkout_path(path):
@@ -137,6 +151,12 @@ def git_revision():
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _allow_many_open_files():
+    # A run has hundreds of source files; the usual soft limit is 1024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _log_to(path):

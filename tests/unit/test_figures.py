@@ -59,8 +59,9 @@ def test_pictures_of_events_are_drawn(tmp_path, n_trains, n_cells, with_energy):
         draw_pulse_energy(frames, self_test, attributes),
     ]
     for number, figure in enumerate(figures):
-        save_figure(figure, tmp_path / f"{number}.png")
+        save_figure(figure, tmp_path / f"{number}.png", {"rule": "plot"})
         with Image.open(tmp_path / f"{number}.png") as image:
+            assert image.info["rule"] == "plot"
             assert min(image.size) > 200
             assert len(set(image.convert("L").resize((50, 50)).tobytes())) > 1
 
@@ -74,7 +75,7 @@ def test_every_hit_is_drawn_above_the_line(tmp_path):
     grey, orange = figure.axes[0].lines[:2]
     assert orange.get_ydata().min() >= 1660 - 0.5
     assert grey.get_ydata().max() <= 1660 + 0.5
-    save_figure(figure, tmp_path / "a.png")
+    save_figure(figure, tmp_path / "a.png", {"rule": "plot"})
 
 
 def test_coverage_shows_missing_modules_and_dropped_trains(tmp_path):
@@ -92,7 +93,7 @@ def test_coverage_shows_missing_modules_and_dropped_trains(tmp_path):
     assert shown[0].sum() == 0
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["whole", "absent", "train dropped"]
-    save_figure(figure, tmp_path / "a.png")
+    save_figure(figure, tmp_path / "a.png", {"rule": "plot"})
 
 
 def test_integrity_table_names_reasons(tmp_path):
@@ -107,4 +108,4 @@ def test_integrity_table_names_reasons(tmp_path):
     figure = draw_integrity(report)
     cells = [cell.get_text().get_text() for cell in figure.axes[0].tables[0].get_celld().values()]
     assert "zero train id 8" in cells
-    save_figure(figure, tmp_path / "a.png")
+    save_figure(figure, tmp_path / "a.png", {"rule": "plot"})

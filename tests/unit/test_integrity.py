@@ -322,7 +322,7 @@ def test_run_without_trains_is_accepted_as_empty(tmp_path):
     held = kept_frames(frames)
     assert held.attributes["status"] == "empty"
     assert len(held.train_id) == len(held.segments) == 0
-    integrity.accept_run(tmp_path / "integrity/r0050.json", tmp_path / "accepted", 50)
+    integrity.accept_run(tmp_path / "integrity/r0050.json", tmp_path / "accepted", 50, {})
 
 
 @pytest.mark.parametrize("pulses", [(0,), (4, 8)])
@@ -580,7 +580,7 @@ def test_nothing_readable_is_refused_and_told_in_full(tmp_path):
     assert (report["verdict"], report["reason"]) == ("refused", "no file of the run can be read")
     assert kept_frames(frames).attributes["status"] == "refused"
     with pytest.raises(RuntimeError, match="no file of the run can be read") as error:
-        integrity.accept_run(tmp_path / "integrity/r0050.json", tmp_path / "accepted", 50)
+        integrity.accept_run(tmp_path / "integrity/r0050.json", tmp_path / "accepted", 50, {})
     assert all(path.name in str(error.value) for path in files)
     assert len([line for line in str(error.value).splitlines() if line.startswith("  empty_file: ")]) == len(files)
     assert not (tmp_path / "accepted").exists()
@@ -601,10 +601,10 @@ def test_policies(tmp_path):
 
 def test_accepted_text_and_json(tmp_path):
     report, _ = check(make_faulty_run(tmp_path, frame_short), tmp_path)
-    integrity.accept_run(tmp_path / "integrity/r0050.json", tmp_path / "r0050.accepted", 50)
+    integrity.accept_run(tmp_path / "integrity/r0050.json", tmp_path / "r0050.accepted", 50, {})
     text = (tmp_path / "r0050.accepted").read_text()
     assert text == "run 50 accepted: 21 of 24 frames kept (87.50 %); 3 frame counts differ; 2 findings\n"
-    assert json.loads((tmp_path / "integrity/r0050.json").read_text()) == report
+    assert json.loads((tmp_path / "integrity/r0050.json").read_text()) == report | {"provenance": {}}
 
 
 def test_files_of_other_names_and_modules(tmp_path):

@@ -1,11 +1,18 @@
 """Work on several processes."""
 
+import os
+import signal
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pulsetrain.parallel import run_all
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail():
@@ -22,3 +29,8 @@ def test_all_tasks_run(tmp_path, processes):
 def test_an_error_is_raised(tmp_path, processes):
     with pytest.raises(ValueError, match="module 7 is broken"):
         run_all([partial(Path.touch, tmp_path / "a"), fail], processes)
+
+
+def test_a_killed_process_is_an_error_and_not_an_endless_wait(tmp_path):
+    with pytest.raises(BrokenProcessPool):
+        run_all([partial(Path.touch, tmp_path / "a"), die], 2)

@@ -117,6 +117,22 @@ def test_simulated_demo_is_planned_from_nothing(tmp_path):
     assert rules == CHAIN | {"simulate_module": 2 * len(FEW_MODULES), "simulate_control": 1}
 
 
+def test_nothing_is_simulated_into_a_directory_of_real_data(tmp_path):
+    write_run(tmp_path / "data", modules=[0])
+    write_config(tmp_path, simulate={"profile": "tiny"})
+    before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.h5")}
+    done = snakemake(tmp_path, "r0050_hits.cxi", check=False)
+    assert done.returncode != 0
+    assert "is a real file: nothing is simulated into a directory of real data" in done.stdout
+    assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.h5")} == before
+
+
+def test_hit_modules_must_be_in_use(runs):
+    write_config(runs, hits={"modules": [3]})
+    done = snakemake(runs, "-n", "r0050_hits.cxi", check=False)
+    assert "hits.modules is [3], but detector.modules is [0, 5, 8, 15]" in done.stdout
+
+
 def test_every_script_belongs_to_a_rule_and_every_rule_is_complete():
     rules = {}
     for path in (REPOSITORY / "rules").glob("*.smk"):

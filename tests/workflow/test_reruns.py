@@ -6,7 +6,7 @@ import time
 
 import pytest
 import yaml
-from conftest import copy_checkout, planned, snakemake
+from conftest import copy_checkout, planned, snakemake, write_config, write_constants, write_run
 
 AFTER_HITS = {
     "find_hits",
@@ -115,6 +115,50 @@ def test_recorrected_run_of_other_sizes_is_stale_and_says_why(own_run):
     assert planned(output)["check_run"] == 1
     assert "Params have changed" in output
     assert path.name in output
+
+
+def test_gas_monitor_of_another_size_reruns_what_uses_it(own_run):
+    path = own_run / "data" / "raw" / "r0050" / "RAW-R0050-DA01-S00000.h5"
+    with path.open("ab") as file:
+        file.write(b"\0" * 512)
+    rules = planned(plan(own_run))
+    assert {"map_pulses", "make_vds"} <= set(rules)
+    assert "check_run" not in rules
+
+
+@pytest.fixture(scope="module")
+def finished_raw_run(tmp_path_factory):
+    """A raw run of one module up to its lit pixels, with constants from a directory."""
+    place = tmp_path_factory.mktemp("raw")
+    settings = write_run(place / "data", stream="raw", modules=[5], trains=6, cells=4)
+    write_constants(place / "constants", settings)
+    calibrations = {"may24": {"constants": str(place / "constants")}}
+    write_config(place, rows=("50,,raw,may24",), calibrations=calibrations, detector={"modules": [5]})
+    snakemake(place, "litpixels/r0050_m05.h5")
+    return place
+
+
+def test_constants_are_followed_by_size_and_not_by_date(finished_raw_run):
+    place = finished_raw_run
+    now = time.time() + 10
+    for path in (place / "constants").iterdir():
+        os.utime(path, (now, now))
+    assert planned(snakemake(place, "-n", "litpixels/r0050_m05.h5").stdout) == {}
+    path = place / "constants" / "constants_m05.h5"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 512)
+    os.utime(path, (1e9, 1e9))
+    rules = planned(snakemake(place, "-n", "litpixels/r0050_m05.h5").stdout)
+    path.write_bytes(whole)
+    assert {"make_run_mask", "count_litpixels"} <= set(rules)
+    assert "check_run" not in rules
+
+
+def test_order_of_hit_modules_does_not_matter(own_run):
+    change_config(own_run, "hits", modules=[0, 5, 8, 15])
+    assert planned(plan(own_run)) == {}
+    change_config(own_run, "hits", modules=[15, 8, 5, 0])
+    assert planned(plan(own_run)) == {}
 
 
 @pytest.mark.parametrize("name", ["litpixels/r0050_m05.h5", "events/r0050_events.h5"])
