@@ -79,7 +79,8 @@ def write_hits(file, hits, blocks, dtype="uint8", per_frame_mask=False, threads=
         They come in any order and hold each hit exactly once. Memory use is that of some blocks. Photons are
         stored as 0 where the mask is not 0.
     dtype : {"uint8", "uint16"}
-        Photons per pixel; larger numbers are stored as the largest one and counted in clipped_pixels.
+        Photons per pixel; larger numbers are stored as the largest one and counted in clipped_pixels. The sums,
+        powder and photon_counts, are those of the photons before that.
     per_frame_mask : bool
         Whether each hit has a mask of its own; otherwise the hits of one memory cell with the same modules
         present share one row of mask_table.
@@ -140,7 +141,7 @@ def write_hits(file, hits, blocks, dtype="uint8", per_frame_mask=False, threads=
     _write_per_event(detector, "mask_row", mask_row.astype("u4"))
     _write_virtual_mask(detector, table, mask_row)
     write_array(detector, "good_pixels", good & seen[:, None, None], description="good in the mask of every hit")
-    write_array(detector, "powder", powder, "photon", "sum of the hits")
+    write_array(detector, "powder", powder, "photon", "sum of the hits, before large numbers were clipped")
     for name, values, unit in (("lit_pixels", counts[0], "pixel"), ("photon_counts", counts[1], "photon")):
         _write_per_event(detector, name, values.astype("f4"), unit)
     clipped = _write_per_event(detector, "clipped_pixels", counts[2].astype("u4"), "pixel")
@@ -404,7 +405,7 @@ def _unpack_and(work, packed, shape, dtype):
 
 @njit(nogil=True, cache=True)
 def _store(words, photons, mask, limit, stored, powder, lit_words):
-    """Copy photons of good pixels, at most `limit`, into zeroed `stored` and add them to `powder`.
+    """Copy photons of good pixels, at most `limit`, into zeroed `stored`; add them as they are to `powder`.
 
     Words are four pixels; most are dark. To find the others first and then to work on them is twice as fast as both
     in one loop. Returns the numbers of lit pixels, of photons and of clipped pixels.
@@ -422,13 +423,13 @@ def _store(words, photons, mask, limit, stored, powder, lit_words):
             value = photons[pixel]
             if value == 0 or mask[pixel] != 0:
                 continue
+            powder[pixel] += np.uint64(value)
+            lit += 1
+            total += value
             if value > limit:
                 value = limit
                 clipped += 1
             stored[pixel] = value
-            powder[pixel] += np.uint64(value)
-            lit += 1
-            total += value
     return lit, total, clipped
 
 

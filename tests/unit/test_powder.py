@@ -41,7 +41,7 @@ def write_inputs(folder, storage, per_frame=False, seed=1):
     photons, masks = hit_files.random_frames(5), hit_files.cell_masks(3)
     hit_files.write_cxi_file(folder / "hits.cxi", hits, photons, masks)
     good = hit_files.expected_masks(hits, masks) == 0
-    arrays |= {"hits": np.where(good, np.minimum(photons, 255), 0).sum(axis=0, dtype="u8"), "hit_counts": good.sum(0)}
+    arrays |= {"hits": np.where(good, photons, 0).sum(axis=0, dtype="u8"), "hit_counts": good.sum(0)}
     arrays["misses"] = random.poisson(0.1, cxi.FRAME_SHAPE).astype("u8")
     arrays["miss_counts"] = random.integers(0, 5, cxi.FRAME_SHAPE).astype("u4")
     with h5py.File(folder / "misses.h5", "w") as file:
