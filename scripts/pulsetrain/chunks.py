@@ -151,6 +151,8 @@ def find_storage(file, dataset, descriptor, leading=1, n_wanted=None):
     n_rows = int(np.prod(held.shape[:leading]))
     nothing = np.empty(0, np.int64)
     storage = Storage(path, dataset, "hdf5", None, held.dtype, shape, n_rows, 1, False, -1, nothing, nothing)
+    if held.file.filename != path:  # behind an external link: its places are those in another file
+        return storage
     if file.userblock_size or held.dtype.byteorder == ">" or held.dtype.kind not in "uif" or held.is_virtual:
         return storage
     creation = held.id.get_create_plist()

@@ -165,6 +165,17 @@ def test_virtual_and_external_data_are_read(tmp_path):
     assert_frames(read_frames(tmp_path / "other.h5", rows, "outside")[0], values, rows)
 
 
+@pytest.mark.parametrize("way", ["contiguous", "chunk of 1", "gzip shuffle"])
+@pytest.mark.parametrize("n_wanted", [None, 3])
+def test_data_behind_an_external_link_are_read_from_their_own_file(tmp_path, way, n_wanted):
+    values = write(tmp_path / "data.h5", way)
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file["padding"] = np.zeros(100_000, "u1")
+        file["some"] = h5py.ExternalLink("data.h5", "/some")
+    rows = np.array([5, 1, 22])
+    assert_frames(read_frames(tmp_path / "linked.h5", rows, n_wanted=n_wanted)[0], values, rows)
+
+
 @pytest.mark.parametrize("chunk", [(1, 1, *FRAME), (2, 1, *FRAME), (1, 2, *FRAME), None])
 def test_two_leading_axes(tmp_path, chunk):
     values = np.random.default_rng(2).normal(size=(3, 5, *FRAME)).astype("f4")
