@@ -16,12 +16,14 @@ if __name__ == "__main__":
     job = snakemake  # noqa: F821
     attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     constants_masks = list(job.input.constants_mask) or [None] * len(job.params.modules)
+    constants = list(job.input.constants) or [None] * len(job.params.modules)
     run_all(
         [
             partial(
                 make_run_mask,
                 vds=job.input.vds,
                 constants_mask=constants_mask,
+                constants=of_module,
                 user=[checkout_path(name) for name in job.params.user],
                 module=module,
                 stream=job.params.stream,
@@ -30,8 +32,8 @@ if __name__ == "__main__":
                 output=output,
                 attributes=attributes,
             )
-            for module, constants_mask, output in zip(
-                job.params.modules, constants_masks, job.output.masks, strict=True
+            for module, constants_mask, of_module, output in zip(
+                job.params.modules, constants_masks, constants, job.output.masks, strict=True
             )
         ],
         job.threads,

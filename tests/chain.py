@@ -225,6 +225,7 @@ def _process_module(paths, config, module, stream, conversion, threads):
     make_run_mask(
         vds=paths["vds"],
         constants_mask=paths["bad_cells"][module] if raw else None,
+        constants=paths["constants"][module] if raw else None,
         user=masks["user"],
         module=module,
         stream=stream,

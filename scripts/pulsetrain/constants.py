@@ -115,8 +115,8 @@ def prepare_constants(offset, gain_kev, threshold, photon_energy_kev):
     energy = np.float32(photon_energy_kev)
     finite = np.ones(offset.shape[1:], bool)
     for stage in range(GAIN_STAGES):
-        np.divide(gain_kev[stage], energy, out=gain_kev[stage])
         finite &= np.isfinite(offset[stage]) & np.isfinite(gain_kev[stage])
+        np.divide(gain_kev[stage], energy, out=gain_kev[stage])
     for stage in range(GAIN_STAGES):
         offset[stage][~finite] = 0
         gain_kev[stage][~finite] = 0

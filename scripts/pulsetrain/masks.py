@@ -11,6 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from pulsetrain import detector
+from pulsetrain.chunks import open_storages
+from pulsetrain.constants import open_constants, read_constants
 from pulsetrain.layout import read_layout, source_path, source_rows
 from pulsetrain.output import new_h5
 from pulsetrain.progress import progress
@@ -41,7 +43,7 @@ MIN_COUNTS_PER_CELL = 1.0
 SIGMA_OF_MAD = 1.4826
 
 
-def make_run_mask(vds, constants_mask, user, module, stream, sample_trains, asic_edges, output, attributes):
+def make_run_mask(vds, constants_mask, constants, user, module, stream, sample_trains, asic_edges, output, attributes):
     """Write the static mask of one module for the memory cells of a run.
 
     Parameters
@@ -50,6 +52,9 @@ def make_run_mask(vds, constants_mask, user, module, stream, sample_trains, asic
         Its group ``/pulsetrain`` says where the module's frames are.
     constants_mask : path or None
         ``badCellMask`` (cells, 128, 512) bool, laboratory orientation, True = bad. Needed for the stream ``raw``.
+    constants : path or None
+        Calibration constants of the module. Needed for the stream ``raw``: pixels are bad in the memory cells where
+        a constant is not finite.
     user : list of path
         Masks (16, 512, 128) bool, True = good: ``.npy``, or HDF5 with the dataset ``good_pixels``.
     module : int
@@ -74,7 +79,7 @@ def make_run_mask(vds, constants_mask, user, module, stream, sample_trains, asic
         everywhere[~read_good_pixels(path)[module]] |= detector.MASK_INVALID
 
     if stream == "raw":
-        facility_mask, per_cell = "constants", constants_masks(constants_mask, cells, module)
+        facility_mask, per_cell = "constants", constants_masks(constants_mask, constants, cells, module)
     else:
         facility_mask, per_cell = facility_masks(run, vds, cells, module, sample_trains)
     advance = progress(len(cells), "memory cells")
@@ -119,13 +124,15 @@ def read_good_pixels(path):
     return good
 
 
-def constants_masks(path, cells, module):
-    """Give the mask that belongs to the constants, cell after cell.
+def constants_masks(path, constants, cells, module):
+    """Give the mask that belongs to the constants and where they are not finite, cell after cell.
 
     Parameters
     ----------
     path : path
         ``badCellMask`` (cells, 128, 512) bool, True = bad; the index is the cellId.
+    constants : path
+        See :func:`pulsetrain.constants.open_constants`.
     cells : ndarray of uint16, (C,)
     module : int
 
@@ -133,7 +140,9 @@ def constants_masks(path, cells, module):
     ------
     ndarray of uint32, (512, 128)
     """
-    with h5py.File(path) as file:
+    if path is None or constants is None:
+        raise ValueError(f"the data are raw; constants and mask of module {module:02d} are needed (`calibrations`)")
+    with h5py.File(path) as file, open_storages() as storage_of:
         bad = file["badCellMask"]
         if bad.shape[1:] != detector.LAB_SHAPE:
             raise ValueError(f"{path}: badCellMask has shape {bad.shape}; expected (cells, 128, 512)")
@@ -142,8 +151,12 @@ def constants_masks(path, cells, module):
                 f"{path}: badCellMask has {len(bad)} memory cells, but the run has cell {cells[-1]}; use constants of "
                 "a dark run with at least as many cells (column `calibration` of the run table)"
             )
+        # The photon energy, here 1 keV, changes no constant from finite to not finite.
+        opened = open_constants(constants, module, cells, 1.0, storage_of)
         for cell in cells:
-            yield np.where(detector.xfel_from_lab(bad[cell], module), np.uint32(detector.MASK_BAD), np.uint32(0))
+            finite = read_constants(opened, [cell]).finite.reshape(detector.MODULE_SHAPE)
+            bad_cell = detector.xfel_from_lab(bad[cell], module) | ~finite
+            yield np.where(bad_cell, np.uint32(detector.MASK_BAD), np.uint32(0))
 
 
 def facility_masks(run, vds, cells, module, sample_trains):

@@ -98,7 +98,7 @@ def test_same_hits_from_the_same_files(tmp_path, run, redu, settings):
     counts = []
     for module in MODULES:
         mask, counted = tmp_path / f"mask_m{module:02d}.h5", tmp_path / f"litpixels_m{module:02d}.h5"
-        masks.make_run_mask(vds_path, None, [], module, "proc", 5, False, mask, {})
+        masks.make_run_mask(vds_path, None, None, [], module, "proc", 5, False, mask, {})
         litpixels.count_module(vds_path, mask, counted, {}, module=module)
         counts.append(counted)
     counter, finder = redu

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pixel_runs import random_constants, write_constants
 
 from pulsetrain import detector, masks
 from pulsetrain.layout import FILE_NUMBERS, FILE_TEXT, RunLayout, write_layout
@@ -47,7 +48,7 @@ def write_vds(folder, cell_id, segments, n_rows, module=7, frame_masks=None):
 
 
 def run_mask(folder, vds, **changes):
-    options = {"constants_mask": None, "user": [], "module": 7, "stream": "proc", "sample_trains": 5}
+    options = {"constants_mask": None, "constants": None, "user": [], "module": 7, "stream": "proc", "sample_trains": 5}
     masks.make_run_mask(
         vds, **(options | {"asic_edges": False} | changes), output=folder / "mask.h5", attributes={"rule": "x"}
     )
@@ -154,10 +155,8 @@ def test_module_without_frames_gets_a_mask(tmp_path):
 
 def test_run_without_frames_gets_an_empty_mask(tmp_path):
     vds = write_vds(tmp_path, [], [], [])
-    for stream in ("proc", "raw"):
-        with h5py.File(tmp_path / "constants.h5", "w") as file:
-            file["badCellMask"] = np.zeros((1, *detector.LAB_SHAPE), dtype=bool)
-        cells, mask, _ = run_mask(tmp_path, vds, stream=stream, constants_mask=tmp_path / "constants.h5")
+    for options in ({}, raw_options(tmp_path, 7, np.zeros((1, *detector.LAB_SHAPE), dtype=bool))):
+        cells, mask, _ = run_mask(tmp_path, vds, **options)
         assert cells.shape == (0,) and mask.shape == (0, *SHAPE)
 
 
@@ -172,14 +171,21 @@ def test_mask_of_wrong_shape_is_refused(tmp_path):
 # Masks of constants and users
 
 
+def raw_options(folder, module, bad):
+    """Options of make_run_mask for raw data: a mask of the constants, and constants that are all finite."""
+    with h5py.File(folder / "constants_mask.h5", "w") as file:
+        file["badCellMask"] = bad
+    constants = random_constants(np.random.default_rng(1), len(bad))
+    write_constants(folder / "constants.h5", module, constants)
+    paths = {"constants_mask": folder / "constants_mask.h5", "constants": folder / "constants.h5"}
+    return {"module": module, "stream": "raw"} | paths
+
+
 @pytest.mark.parametrize("module", [0, 7, 8, 15])
 def test_mask_of_the_constants_by_cell_and_wing(tmp_path, module):
     vds = write_vds(tmp_path, [0, 2, 5], [(0, 0, 0, 3)], [3], module=module)
     bad = np.random.default_rng(module).random((6, *detector.LAB_SHAPE)) < 0.1
-    with h5py.File(tmp_path / "constants.h5", "w") as file:
-        file["badCellMask"] = bad
-    options = {"module": module, "stream": "raw", "constants_mask": tmp_path / "constants.h5"}
-    _, mask, facility = run_mask(tmp_path, vds, **options)
+    _, mask, facility = run_mask(tmp_path, vds, **raw_options(tmp_path, module, bad))
     assert facility == "constants"
     for number, cell in enumerate([0, 2, 5]):
         for i, j in ((0, 0), (511, 0), (0, 127), (511, 127), (100, 17)):
@@ -190,11 +196,28 @@ def test_mask_of_the_constants_by_cell_and_wing(tmp_path, module):
 
 def test_cell_without_constants_is_an_error(tmp_path):
     vds = write_vds(tmp_path, [0, 6], [(0, 0, 0, 2)], [2])
-    with h5py.File(tmp_path / "constants.h5", "w") as file:
-        file["badCellMask"] = np.zeros((6, *detector.LAB_SHAPE), dtype=bool)
+    options = raw_options(tmp_path, 7, np.zeros((6, *detector.LAB_SHAPE), dtype=bool))
     with pytest.raises(ValueError, match="badCellMask has 6 memory cells, but the run has cell 6"):
-        run_mask(tmp_path, vds, stream="raw", constants_mask=tmp_path / "constants.h5")
+        run_mask(tmp_path, vds, **options)
+    with pytest.raises(ValueError, match="constants and mask of module 07 are needed"):
+        run_mask(tmp_path, vds, **(options | {"constants": None}))
     assert not (tmp_path / "mask.h5").exists()
+
+
+@pytest.mark.parametrize("module", [7, 8])
+@pytest.mark.parametrize("name", ["analogGains_keV", "darkOffsets"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_whose_constants_are_not_finite_are_bad_in_that_cell(tmp_path, module, name, value):
+    vds = write_vds(tmp_path, [0, 2, 5], [(0, 0, 0, 3)], [3], module=module)
+    options = raw_options(tmp_path, module, np.zeros((6, *detector.LAB_SHAPE), dtype=bool))
+    with h5py.File(options["constants"], "r+") as file:
+        for stage, cell in ((2, 0), (0, 2), (1, 4)):  # the run does not use cell 4
+            file[name][stage, cell, 60 + cell, 200:208] = value
+    _, mask, _ = run_mask(tmp_path, vds, **options)
+    for number, cell in enumerate([0, 2, 5]):
+        expected = np.zeros(detector.LAB_SHAPE, np.uint32)
+        expected[60 + cell, 200:208] = 0 if cell == 5 else detector.MASK_BAD
+        np.testing.assert_array_equal(detector.lab_from_xfel(mask[number], module), expected)
 
 
 def test_user_masks_are_joined(tmp_path):

@@ -93,7 +93,7 @@ def prepare(place, stream, files, geometry):
     raw = stream == "raw"
     constants = [place.parent / "constants" / f"constants_m{MODULE:02d}.h5"] if raw else []
     bad = place.parent / "constants" / f"mask_m{MODULE:02d}.h5" if raw else None
-    make_run_mask(out["vds"], bad, [], MODULE, stream, 1, True, out["mask"], {})
+    make_run_mask(out["vds"], bad, constants[0] if raw else None, [], MODULE, stream, 1, True, out["mask"], {})
     with h5py.File(out["vds"]) as vds, h5py.File(out["events"], "w") as events, h5py.File(out["misses"], "w") as misses:
         for name in ("trainId", "pulseId", "cellId", "modules"):
             events[name] = vds[f"pulsetrain/{name}"][()]
