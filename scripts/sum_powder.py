@@ -10,7 +10,7 @@ counts             u4     (16, 512, 128)        frames   in which the pixel was 
 hits, misses       u8     (16, 512, 128)        photons
 hit_counts         u4     (16, 512, 128)        frames   hits in which the pixel was good
 miss_counts        u4     (16, 512, 128)        frames   misses in which the pixel was good
-powder_per_cell    u4     (16, C, 512, 128)     photons  all frames
+powder_per_cell    u4,u8  (16, C, 512, 128)     photons  all frames
 frames_per_cell    u4     (16, C)               frames
 cellId             u2     (C,)
 =================  =====  ====================  =======  ====================================================

@@ -120,7 +120,7 @@ def count_share(stored, share, frames, cell, good, region, flags, recipe, counts
     recipe : Recipe
     counts : ndarray of uint32, (frames of the run, 4)
         Rows of these frames become: lit pixels, photons, photons in the region, saturated pixels.
-    powder : ndarray of uint32, (cells, 65536)
+    powder : ndarray of uint32 or uint64, (cells, 65536)
         The photons are added.
     good_frames : ndarray of uint32, (cells, 65536)
         Only with flags: 1 is added where a pixel is good.
@@ -320,9 +320,9 @@ def count_bytes(photons, good, cell, region, staging, counts, frame):
 
 @njit(cache=True, nogil=True)
 def add_staging(staging, powder):
-    """Add the 16-bit sums to the powder of the cell, uint32 (65536,), and set them to zero."""
+    """Add the 16-bit sums to the powder of the cell, uint32 or uint64 (65536,), and set them to zero."""
     for i in range(PIXELS):
-        powder[i] = U32(powder[i] + U32(staging[i]))
+        powder[i] += staging[i]
         staging[i] = 0
 
 
@@ -335,7 +335,7 @@ def count_photons(photons, mask, region, powder, counts, frame):
     photons : ndarray of uint16, (65536,)
     mask, region : ndarray of uint8, (65536,)
         255 = good, 255 = counts for the hit score.
-    powder : ndarray of uint32, (65536,)
+    powder : ndarray of uint32 or uint64, (65536,)
     counts : ndarray of uint32, (frames, 4)
         Row `frame` becomes: lit pixels, photons, photons in the region, pixels at 65535. The sum of 65536 pixels of
         at most 65535 photons fits into 32 bits.
@@ -365,7 +365,7 @@ def count_photons(photons, mask, region, powder, counts, frame):
             high = U16(high + U16(value >> U16(8)))
             inside_low = U16(inside_low + U16(counted & U16(255)))
             inside_high = U16(inside_high + U16(counted >> U16(8)))
-            powder_[i] = U32(powder_[i] + U32(value))
+            powder_[i] += value
         lit += lit_
         full += full_
         total += low + 256 * np.int64(high)

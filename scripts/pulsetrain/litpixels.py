@@ -19,7 +19,7 @@ from pulsetrain.chunks import (
 )
 from pulsetrain.constants import good_bytes, load_region, open_mask, read_constants, read_mask
 from pulsetrain.detector import MODULE_SHAPE
-from pulsetrain.kernels import FULL, LIT, PHOTONS, PIXELS, REGION, count_share
+from pulsetrain.kernels import FULL, LIT, MOST_PHOTONS, PHOTONS, PIXELS, REGION, count_share
 from pulsetrain.layout import read_layout, source_path, source_rows
 from pulsetrain.output import new_h5, write_array
 from pulsetrain.photons import check_image, flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion
@@ -28,6 +28,7 @@ from pulsetrain.progress import progress
 FLAGGED_FRAMES = 128  # frames per block with their uint32 masks: 32 MB of masks
 SHARES = 16  # parts per thread that a block is divided into: small enough that no thread waits long for another
 ALL = 1 << 60
+LARGEST_SUM = 2**32 - 1  # in a powder of uint32
 
 
 class Counts(NamedTuple):
@@ -38,7 +39,7 @@ class Counts(NamedTuple):
     present : ndarray of bool, (frames,)
     counts : ndarray of uint32, (frames, 4)
         Lit pixels, photons, photons in the region, saturated pixels; 0 where not present.
-    powder : ndarray of uint32, (cells, 65536)
+    powder : ndarray of uint32 or uint64, (cells, 65536)
         Sum of the photons of good pixels.
     frames_per_cell : ndarray of uint32, (cells,)
     good_frames : ndarray of uint32, (cells, 65536), or None
@@ -165,11 +166,13 @@ def count_frames(
     file, row = source_rows(layout, module)
     present = file >= 0
     cell = np.searchsorted(cells, layout.cell_id)
+    frames_per_cell = np.bincount(cell[present], minlength=len(cells)).astype(np.uint32)
+    powder_type = type_of_sums(frames_per_cell, layout.attributes["data_dtype"])
     counted = Counts(
         present,
         np.zeros((len(file), 4), np.uint32),
-        np.zeros((len(cells), PIXELS), np.uint32),
-        np.bincount(cell[present], minlength=len(cells)).astype(np.uint32),
+        np.zeros((len(cells), PIXELS), powder_type),
+        frames_per_cell,
         np.zeros((len(cells), PIXELS), np.uint32) if per_frame_mask else None,
     )
     good_frames = np.empty((0, PIXELS), np.uint32) if counted.good_frames is None else counted.good_frames
@@ -219,6 +222,19 @@ def count_frames(
                 pass
             advance(len(block.frames))
     return counted
+
+
+def type_of_sums(frames_per_cell, data_dtype):
+    """Type that holds the photons of a pixel in all frames of a cell: uint32, which takes half the memory, or uint64.
+
+    Parameters
+    ----------
+    frames_per_cell : ndarray of uint32, (C,)
+    data_dtype : str
+        Type of the stored values; a pixel has at most 255 photons in uint8, else 65535.
+    """
+    most = (255 if data_dtype == "uint8" else MOST_PHOTONS) * int(frames_per_cell.max(initial=0))
+    return np.uint32 if most <= LARGEST_SUM else np.uint64
 
 
 def divide_by_cell(cell, n_shares):

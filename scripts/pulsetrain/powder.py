@@ -38,13 +38,14 @@ def sum_powder(litpixels, masks, cxi, misses, modules, output, attributes):
             raise ValueError(f"{len(paths)} files of {name} for {len(modules)} modules; run snakemake again")
     shape = (detector.N_MODULES, *detector.MODULE_SHAPE)
     powder, counts = np.zeros(shape, dtype=np.uint64), np.zeros(shape, dtype=np.uint32)
+    powder_type = np.result_type(np.uint32, *map(_type_of_powder, litpixels))
     cells, advance = None, progress(len(modules), "modules", every_s=10)
     with new_h5(output, attributes) as file:
         for path, mask_path, module in zip(litpixels, masks, modules, strict=True):
             with h5py.File(path) as counted, h5py.File(mask_path) as static:
                 if cells is None:
                     cells = counted["cellId"][()]
-                    per_cell, frames_per_cell = _create_per_cell(file, cells)
+                    per_cell, frames_per_cell = _create_per_cell(file, cells, powder_type)
                 for other, held in ((path, counted), (mask_path, static)):
                     if not np.array_equal(held["cellId"][()], cells):
                         raise ValueError(
@@ -73,11 +74,16 @@ def sum_powder(litpixels, masks, cxi, misses, modules, output, attributes):
     log.info("%d photons in all frames, %d in hits, %d in misses", powder.sum(), total.sum(), miss_total.sum())
 
 
-def _create_per_cell(file, cells):
+def _type_of_powder(path):
+    with h5py.File(path) as counted:
+        return counted["powder_per_cell"].dtype
+
+
+def _create_per_cell(file, cells, powder_type):
     file.create_dataset("cellId", data=cells)
     shape = (detector.N_MODULES, len(cells), *detector.MODULE_SHAPE)
     packed = {"chunks": (1, *CHUNK), **FILTERS} if len(cells) else {}
-    per_cell = file.create_dataset("powder_per_cell", shape, "u4", **packed)
+    per_cell = file.create_dataset("powder_per_cell", shape, powder_type, **packed)
     per_cell.attrs.update({"units": "photons", "axes": "module:cell:slow_scan:fast_scan"})
     frames_per_cell = file.create_dataset("frames_per_cell", shape[:2], "u4")
     return per_cell, frames_per_cell

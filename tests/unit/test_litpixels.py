@@ -225,6 +225,40 @@ def test_more_frames_of_a_cell_than_16_bits_hold(tmp_path):
     np.testing.assert_array_equal(found.powder.reshape(MODULE_SHAPE), data[MODULE][0].astype("u4") * n_frames)
 
 
+@pytest.mark.parametrize(
+    ("n_frames", "data_dtype", "expected"),
+    [
+        (2**24 + 2**16, "uint8", np.uint32),
+        (2**24 + 2**16 + 2**8, "uint8", np.uint32),
+        (2**24 + 2**16 + 2**8 + 2, "uint8", np.uint64),
+        (2**16 + 1, "uint16", np.uint32),
+        (2**16 + 2, "uint16", np.uint64),
+        (2**16 + 2, "float32", np.uint64),
+    ],
+)
+def test_sums_that_might_not_fit_take_64_bits(n_frames, data_dtype, expected):
+    assert litpixels.type_of_sums(np.array([3, n_frames], "u4"), data_dtype) == expected
+    assert litpixels.type_of_sums(np.empty(0, "u4"), data_dtype) == np.uint32
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_powder_of_64_bits(tmp_path, monkeypatch, dtype):
+    run, data, masks = proc_case(tmp_path / "run", dtype=dtype)
+    expected = count(run, tmp_path)["powder_per_cell"]
+    monkeypatch.setattr(litpixels, "LARGEST_SUM", 1000)
+    found = count(run, tmp_path)["powder_per_cell"]
+    assert (expected.dtype, found.dtype) == (np.uint32, np.uint64)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_kernels_add_beyond_32_bits():
+    powder = np.full(litpixels.PIXELS, 2**32 - 7, "u8")
+    good = np.full(litpixels.PIXELS, 255, "u1")
+    kernels.count_photons(np.full(litpixels.PIXELS, 65535, "u2"), good, good, powder, np.zeros((1, 4), "u4"), 0)
+    kernels.add_staging(np.full(litpixels.PIXELS, 10, "u2"), powder)
+    assert (powder == 2**32 - 7 + 65545).all()
+
+
 @pytest.mark.parametrize("flagged", [False, True])
 def test_module_without_frames(tmp_path, flagged):
     flags = {MODULE: np.zeros((N_FRAMES, *MODULE_SHAPE), "u4")} if flagged else None

@@ -73,6 +73,20 @@ def test_powder_per_cell_is_copied_exactly(tmp_path, storage):
         assert not target[7].any() and not target[9].any()
 
 
+def test_large_sums_stay_whole(tmp_path):
+    inputs, arrays = write_inputs(tmp_path, STORAGES["as count_litpixels"])
+    with h5py.File(inputs["litpixels"][1], "r+") as file:  # of one module only
+        del file["powder_per_cell"]
+        file["powder_per_cell"] = arrays["powder"][8].astype("u8") + 2**40
+    powder.sum_powder(**inputs, output=tmp_path / "powder.h5", attributes={})
+    with h5py.File(tmp_path / "powder.h5") as file:
+        assert file["powder_per_cell"].dtype == np.uint64
+        np.testing.assert_array_equal(file["powder_per_cell"][3], arrays["powder"][3])
+        np.testing.assert_array_equal(file["powder_per_cell"][8], arrays["powder"][8] + np.uint64(2**40))
+        # Cell 1 has no frame, so that its sum is not looked at.
+        np.testing.assert_array_equal(file["powder"][8], arrays["powder"][8].sum(axis=0, dtype="u8") + 2 * 2**40)
+
+
 @pytest.mark.parametrize("per_frame", [False, True])
 def test_sums_and_counts(tmp_path, per_frame):
     inputs, arrays = write_inputs(tmp_path, STORAGES["as count_litpixels"], per_frame)
