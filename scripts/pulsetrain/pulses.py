@@ -77,7 +77,7 @@ def map_pulses(frames, control, output, method, xgm, litfrm, offset, photon_ener
     """
     run = read_layout(frames)
     trains, train_of_frame = np.unique(run.train_id, return_inverse=True)
-    files, broken = _readable(control)
+    files, broken = readable(control)
     notes = [f"{len(broken)} control files cannot be read ({', '.join(broken)})"] if broken else []
 
     index, method, reason = xgm_index(files, run, trains, train_of_frame, method, litfrm, offset)
@@ -268,8 +268,13 @@ def read_wavelength(files, xgm, trains, photon_energy_kev):
     if held is None:
         log.warning("the run has no %s of %s: set detector.photon_energy_kev for the wavelength", WAVELENGTH_KEY, xgm)
         return np.full(len(trains), np.nan)
+    return wavelength_of(held)
+
+
+def wavelength_of(held):
+    """Wavelength [m] of trains of :data:`WAVELENGTH_KEY`, NaN where unknown."""
     wavelength = held.values.astype(float) * (held.factor if held.symbol else NANO)
-    return np.where(held.found & (wavelength > 0), wavelength, np.nan)
+    return np.where(held.found & np.isfinite(wavelength) & (wavelength > 0), wavelength, np.nan)
 
 
 def collect(files, source, key, trains):
@@ -289,17 +294,14 @@ def collect(files, source, key, trains):
     """
     gathered = None
     for path in files:
-        try:
-            read = read_train_values(path, source, key)
-        except BrokenFile as error:
-            raise ValueError(f"{path}: {source} {key}: {error}; {error.next_step}") from error
+        read = read_file(path, source, key)
         if read is None:
             continue
-        train_id, values, first, _ = read
+        train_id, (values, _, *unit) = read
         if gathered is None:
             gathered = np.zeros((len(trains), *values.shape[1:]), values.dtype)
             found = np.zeros(len(trains), dtype=bool)
-            factor, symbol = read_unit(path, source, key)
+            factor, symbol = unit
         if values.shape[1:] != gathered.shape[1:]:
             raise ValueError(
                 f"{path}: {source} {key} has {values.shape[1:]} values per train; the run's other files have "
@@ -309,13 +311,49 @@ def collect(files, source, key, trains):
         wanted = np.flatnonzero(place < len(trains))
         wanted = wanted[trains[place[wanted]] == train_id[wanted]]
         wanted = wanted[~found[place[wanted]]]
-        gathered[place[wanted]] = values[first[wanted]]
+        gathered[place[wanted]] = values[wanted]
         found[place[wanted]] = True
     return None if gathered is None else TrainValues(gathered, found, factor, symbol)
 
 
-def _readable(paths):
-    """Files that HDF5 can open, and the names of the others."""
+def read_file(path, source, key):
+    """Read one key of one file: the first value of each train, and the unit.
+
+    Parameters
+    ----------
+    path : path
+    source, key : str
+
+    Returns
+    -------
+    train_id : ndarray of uint64, (E,)
+    held : TrainValues
+        Of these trains. None instead of both if the file does not have the source or the key.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged; the message names it.
+    """
+    try:
+        read = read_train_values(path, source, key)
+        if read is None:
+            return None
+        train_id, values, first, _ = read
+        return train_id, TrainValues(values[first], np.ones(len(train_id), dtype=bool), *read_unit(path, source, key))
+    except BrokenFile as error:
+        raise ValueError(f"{path}: {source} {key}: {error}; {error.next_step}") from error
+
+
+def readable(paths):
+    """Sort out the files that cannot be opened, and log them.
+
+    Returns
+    -------
+    good : list of path
+    broken : list of str
+        Names of the others.
+    """
     good, broken = [], []
     for path in paths:
         try:

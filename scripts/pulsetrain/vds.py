@@ -9,9 +9,10 @@ import numpy as np
 
 from pulsetrain.detector import MODULE_SHAPE, N_MODULES
 from pulsetrain.detector import photon_energy_kev as energy_of_wavelength
-from pulsetrain.exdf import BrokenFile, index_sha256, open_file, read_index, read_train_values, unit_of
+from pulsetrain.exdf import BrokenFile, index_sha256, open_file, read_index, unit_of
 from pulsetrain.layout import read_layout, source_path, source_rows, write_layout
 from pulsetrain.output import new_h5, write_array
+from pulsetrain.pulses import WAVELENGTH_KEY, read_file, readable, wavelength_of
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,6 @@ RAW_FILL = 65535  # as in the offline chain's virtual datasets
 SAMPLE_FRAMES = 5  # of a module
 ENOUGH_VALUES = 1000  # fewer are not taken for the whole run while there are other modules to look at
 PHOTON_SYMBOLS = ("photon", "photons", "ph")
-WAVELENGTH_KEY = "pulseEnergy/wavelengthUsed/value"  # [nm]
 LAYOUT_ATTRIBUTES = ("run", "stream", "detector", "data_dtype", "status", "reason", "n_seen")
 
 
@@ -186,6 +186,8 @@ def _units_of_samples(frames, layout):
 def find_photon_energy(control, xgm, photon_energy_kev):
     """Photon energy of a run [keV], NaN when nobody knows, and where it is from.
 
+    Control files that cannot be opened are left out and logged.
+
     Returns
     -------
     energy : float
@@ -193,16 +195,12 @@ def find_photon_energy(control, xgm, photon_energy_kev):
     """
     if photon_energy_kev is not None:
         return float(photon_energy_kev), "set in the config"
-    wavelengths = [np.empty(0)]
-    for path in control:
-        found = read_train_values(path, xgm, WAVELENGTH_KEY)
-        if found is None:
-            continue
-        _, values, first, count = found
-        wavelengths += [values[start : start + n] for start, n in zip(first, count, strict=True)]
-    wavelength = np.concatenate(wavelengths)
-    wavelength = wavelength[np.isfinite(wavelength) & (wavelength > 0)]
+    files, broken = readable(control)
+    read = [read_file(path, xgm, WAVELENGTH_KEY) for path in files]
+    wavelength = np.concatenate([np.empty(0), *(wavelength_of(found[1]) for found in read if found is not None)])
+    wavelength = wavelength[~np.isnan(wavelength)]
+    without = f"; {len(broken)} of them cannot be read ({', '.join(broken)})" if broken else ""
     if len(wavelength) == 0:
-        return float("nan"), f"unknown: no {xgm} {WAVELENGTH_KEY} in the run's {len(control)} control files"
-    energy = float(energy_of_wavelength(np.median(wavelength) * 1e-9))
-    return energy, f"median of {len(wavelength)} values of {xgm} pulseEnergy.wavelengthUsed"
+        return float("nan"), f"unknown: no {xgm} {WAVELENGTH_KEY} in the run's {len(control)} control files{without}"
+    energy = float(energy_of_wavelength(np.median(wavelength)))
+    return energy, f"median of {len(wavelength)} values of {xgm} {WAVELENGTH_KEY}"

@@ -19,7 +19,7 @@ from small_runs import (
     write_run,
 )
 
-from pulsetrain import layout, simulate, simulate_faults, simulate_files, vds
+from pulsetrain import layout, pulses, simulate, simulate_faults, simulate_files, vds
 
 XGM = simulate_files.XGM
 
@@ -270,7 +270,7 @@ def write_wavelengths(path, wavelengths, source=XGM):
         file["INDEX/flag"] = np.ones(len(wavelengths), "i4")
         file[f"INDEX/{source}/first"] = np.arange(len(wavelengths), dtype="u8")
         file[f"INDEX/{source}/count"] = np.ones(len(wavelengths), "u8")
-        file[f"CONTROL/{source}/{vds.WAVELENGTH_KEY}"] = np.asarray(wavelengths, "f4")
+        file[f"CONTROL/{source}/{pulses.WAVELENGTH_KEY.replace('.', '/')}"] = np.asarray(wavelengths, "f4")
     return path
 
 
@@ -287,6 +287,31 @@ def test_photon_energy(tmp_path):
     energy, source = vds.find_photon_energy(control[2:], XGM, None)
     assert np.isnan(energy)
     assert "1 control files" in source
+
+
+def test_photon_energy_in_the_unit_of_the_file(tmp_path):
+    control = write_wavelengths(tmp_path / "a.h5", [134.7654])
+    with h5py.File(control, "r+") as file:
+        group = file[f"CONTROL/{XGM}/pulseEnergy/wavelengthUsed"]
+        group.attrs["unitSymbol"], group.attrs["metricPrefixSymbol"] = "m", "p"
+    assert vds.find_photon_energy([control], XGM, None)[0] == pytest.approx(9.2, abs=1e-4)
+
+
+def test_broken_control_files_are_left_out_and_named(tmp_path, caplog):
+    whole = write_wavelengths(tmp_path / "a.h5", [0.1347654])
+    empty, cut = tmp_path / "RAW-R0050-DA02-S00000.h5", tmp_path / "RAW-R0050-DA03-S00000.h5"
+    empty.touch()
+    cut.write_bytes(whole.read_bytes()[:-2000])
+    energy, source = vds.find_photon_energy([empty, cut, whole], XGM, None)
+    assert energy == pytest.approx(9.2, abs=1e-4) and source.startswith("median of 1 values")
+    energy, source = vds.find_photon_energy([empty, cut], XGM, None)
+    assert np.isnan(energy)
+    assert "2 control files; 2 of them cannot be read (RAW-R0050-DA02-S00000.h5, RAW-R0050-DA03-S00000.h5)" in source
+    assert "DA02" in caplog.text and "DA03" in caplog.text
+    with h5py.File(whole, "r+") as file:
+        del file[f"INDEX/{XGM}/first"]
+    with pytest.raises(ValueError, match="a.h5: .*first is missing"):
+        vds.find_photon_energy([whole], XGM, None)
 
 
 def test_photon_energy_of_the_simulated_run(tmp_path):
