@@ -26,6 +26,7 @@ GAP_BYTES = 64 * 1024  # reading over a smaller gap costs less than another prea
 READERS = 2
 FEW = 4  # listing all chunks costs some 1.5 us each, asking HDF5 for one of them some 6 us
 CELL_REPEATS = 16  # frames of one cell per block: its constants are then fetched from memory once for all of them
+ALL = 1 << 60
 PAGE = 4096  # reads into page-aligned memory are twice as fast
 
 
@@ -414,6 +415,8 @@ def _runs(rows):
 def unpack(block, buffer=None, pool=None, single=False):
     """Inflate the chunks of a block that hold several frames each; blocks of other kinds are returned as they are.
 
+    Only the frames of the block are kept: each thread holds one whole chunk at a time.
+
     Parameters
     ----------
     block : Block
@@ -431,20 +434,57 @@ def unpack(block, buffer=None, pool=None, single=False):
     storage = block.storage
     if not block.packed or (storage.rows_per_chunk == 1 and not single):
         return block
-    chunk_bytes = storage.frame_bytes * storage.rows_per_chunk
-    begins, first, piece = np.unique(block.start, return_index=True, return_inverse=True)
-    buffer = grown(buffer, chunk_bytes * len(begins))
+    n = storage.frame_bytes
+    _, piece = np.unique(block.start, return_inverse=True)
+    members = np.split(np.argsort(piece, kind="stable"), np.cumsum(np.bincount(piece))[:-1])
+    buffer = grown(buffer, n * len(block.rows))
 
-    def inflate_chunk(k):
-        values = _unpacked(block, int(first[k]), chunk_bytes)
-        buffer[k * chunk_bytes : (k + 1) * chunk_bytes] = values.view(np.uint8)
+    def inflate_chunk(frames):
+        values = _unpacked(block, int(frames[0]), n * storage.rows_per_chunk).view(np.uint8)
+        for i, row in zip(frames.tolist(), (block.rows[frames] % storage.rows_per_chunk).tolist(), strict=True):
+            buffer[i * n : (i + 1) * n] = values[row * n : (row + 1) * n]
 
     share = map if pool is None else pool.map
-    for _ in share(inflate_chunk, range(len(begins))):
+    for _ in share(inflate_chunk, members):
         pass
-    start = piece * chunk_bytes + block.rows % storage.rows_per_chunk * storage.frame_bytes
-    size = np.full(len(start), storage.frame_bytes, np.int64)
-    return block._replace(packed=False, buffer=buffer, start=start, size=size)
+    start = np.arange(len(block.rows), dtype=np.int64) * n
+    return block._replace(packed=False, buffer=buffer, start=start, size=np.full(len(start), n, np.int64))
+
+
+def read_frames(storage, frames, rows, pool=None, single=False):
+    """Read frames as one block; memory is that of these frames, whatever the number of frames per chunk.
+
+    Parameters
+    ----------
+    storage : Storage
+    frames, rows : array of int, (n,)
+        As for :func:`plan_reads`.
+    pool, single
+        As for :func:`unpack`.
+
+    Returns
+    -------
+    Block
+        Chunks of several frames are inflated, one after the other.
+    """
+    if storage.kind != "packed" or storage.rows_per_chunk == 1:
+        (plan,) = plan_reads(storage, frames, rows, None, ALL, ALL)
+        return unpack(read_block(plan, pool=pool), pool=pool, single=single)
+    plans = plan_reads(storage, frames, rows, None, 0, ALL)  # a block of 0 bytes is one chunk
+    n = storage.frame_bytes
+    first = np.cumsum([0, *(len(plan.rows) for plan in plans)])
+    buffer = grown(None, n * int(first[-1]))
+
+    def read_chunk(plan, begin):
+        block = unpack(read_block(plan))
+        for i in range(len(plan.rows)):
+            buffer[(begin + i) * n : (begin + i + 1) * n] = frame_values(block, i).view(np.uint8)
+
+    for _ in (map if pool is None else pool.map)(read_chunk, plans, first[:-1].tolist()):
+        pass
+    frames, rows = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("frames", "rows"))
+    start = np.arange(len(rows), dtype=np.int64) * n
+    return Block(storage, frames, rows, False, buffer, start, np.full(len(start), n, np.int64))
 
 
 def frame_values(block, i):

@@ -12,8 +12,8 @@ from pulsetrain.chunks import (
     check_source,
     open_storages,
     plan_reads,
-    read_block,
     read_blocks,
+    read_frames,
     stored_frames,
     unpack,
 )
@@ -27,7 +27,6 @@ from pulsetrain.progress import progress
 
 FLAGGED_FRAMES = 128  # frames per block with their uint32 masks: 32 MB of masks
 SHARES = 16  # parts per thread that a block is divided into: small enough that no thread waits long for another
-ALL = 1 << 60
 LARGEST_SUM = 2**32 - 1  # in a powder of uint32
 
 
@@ -291,8 +290,7 @@ def read_flags(layout, layout_path, number, rows, storage_of, pool=None, n_wante
             f"{path}: {storage.dataset} holds {storage.dtype} of {storage.shape}; expected uint32 of {MODULE_SHAPE}. "
             "Set masks.per_frame: false."
         )
-    (plan,) = plan_reads(storage, np.arange(len(rows)), rows, None, ALL, ALL)
-    block = unpack(read_block(plan, pool=pool), pool=pool, single=True)
+    block = read_frames(storage, np.arange(len(rows)), rows, pool, single=True)
     place = np.empty(len(rows), np.int64)
     place[block.frames] = np.arange(len(rows))
     return block, place

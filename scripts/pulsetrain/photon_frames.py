@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pulsetrain.chunks import READERS, open_storages, plan_reads, read_block, stored_frames, unpack
+from pulsetrain.chunks import READERS, open_storages, read_frames, stored_frames
 from pulsetrain.constants import good_bytes, open_mask, read_constants, read_mask
 from pulsetrain.detector import MASK_BAD, MASK_MISSING, MODULE_SHAPE, N_MODULES
 from pulsetrain.kernels import PIXELS, fill_frames
 from pulsetrain.layout import read_layout, source_rows
-from pulsetrain.litpixels import ALL, image_storage, read_flags
+from pulsetrain.litpixels import image_storage, read_flags
 from pulsetrain.photons import flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion
 
 CELLS_AT_ONCE = 8  # of which masks and constants are read together: some 35 MB each, with constants
@@ -132,8 +132,7 @@ def photon_blocks(
                 if number not in storages:
                     storages[number] = image_storage(layout, vds_path, number, storage_of, few)
                 storage = storages[number]
-                (plan,) = plan_reads(storage, held, row[held], None, ALL, ALL)
-                data = unpack(read_block(plan))
+                data = read_frames(storage, held, row[held])
                 flags = None
                 if per_frame_mask:
                     flags = read_flags(layout, vds_path, number, data.rows, storage_of, n_wanted=few)

@@ -176,6 +176,20 @@ def test_data_behind_an_external_link_are_read_from_their_own_file(tmp_path, way
     assert_frames(read_frames(tmp_path / "linked.h5", rows, n_wanted=n_wanted)[0], values, rows)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_selected_frames_as_one_block(tmp_path, way):
+    values = write(tmp_path / "data.h5", way)
+    rows = np.array([5, 1, 22, 4, 12])
+    for n_wanted in (None, 1):
+        with chunks.open_storages() as storage_of:
+            storage = storage_of(tmp_path / "data.h5", "some/data", n_wanted=n_wanted)
+            block = chunks.read_frames(storage, np.arange(5) + 10, rows, single=True)
+            found = {int(k) - 10: chunks.frame_values(block, i) for i, k in enumerate(block.frames)}
+            assert not block.packed
+            np.testing.assert_array_equal(rows[block.frames - 10], block.rows)
+            assert_frames(found, values, rows)
+
+
 @pytest.mark.parametrize("chunk", [(1, 1, *FRAME), (2, 1, *FRAME), (1, 2, *FRAME), None])
 def test_two_leading_axes(tmp_path, chunk):
     values = np.random.default_rng(2).normal(size=(3, 5, *FRAME)).astype("f4")

@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 import sum_misses
-from pixel_runs import photons_reference, random_constants, write_run, xfel_constants
+from pixel_runs import WAYS, photons_reference, random_constants, write_run, xfel_constants
 from test_litpixels import make_data
 
 from pulsetrain import chunks
@@ -101,6 +101,24 @@ def test_blocks_hold_the_photons_of_all_modules(tmp_path, monkeypatch, units, dt
         cells.append(found.cell_id)
     assert sorted(seen) == sorted(frames)
     assert cells == sorted(cells)
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_only_wanted_frames_of_large_chunks_are_held(tmp_path, monkeypatch, flagged):
+    monkeypatch.setitem(WAYS, "gzip shuffle", {"rows": 32, "compression": "gzip", "shuffle": True})
+    cells = np.zeros(96, int)
+    rng = np.random.default_rng(3)
+    data = {module: rng.poisson(0.01, (96, *MODULE_SHAPE)).astype("f4") for module in (1, 2)}
+    flags = {module: np.zeros((96, *MODULE_SHAPE), "u4") for module in data} if flagged else None
+    run = write_run(tmp_path / "run", data, cells, "gzip shuffle", n_files=1, flags=flags)
+    asked = []
+    monkeypatch.setattr(chunks, "grown", lambda buffer, n, grown=chunks.grown: asked.append(n) or grown(buffer, n))
+    frames = [3, 20, 40, 41, 90]  # in all three chunks
+    (found,) = photon_blocks(run.vds, frames, [1, 2], run.masks, run.outliers, per_frame_mask=flagged)
+    for module, values in data.items():
+        np.testing.assert_array_equal(found.photons[:, module], values[frames])
+    frame_bytes = 4 * 512 * 128
+    assert max(asked) == len(frames) * frame_bytes  # a chunk is 32 frames
 
 
 def test_no_frames_give_no_blocks(tmp_path):
