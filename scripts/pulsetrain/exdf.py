@@ -337,7 +337,7 @@ def _suspect(file, n_entries):
     version = format_version(file)
     if version == "0.5" or "INDEX/flag" not in file:
         return suspect
-    flag = file["INDEX/flag"][:n_entries]
+    flag = _vector(file, "INDEX/flag")[:n_entries]
     suspect[: len(flag)] = (flag != 0) if version == "1.1" else (flag == 0)
     return suspect
 
@@ -346,10 +346,14 @@ def _vector(file, name):
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset):
         raise BrokenFile("missing_dataset", f"{name} is missing", "copy or correct the file again")
-    if dataset.ndim != 1 or dataset.dtype.kind not in "ui":
+    try:
+        dtype = dataset.dtype
+    except TypeError as error:  # no such type in numpy
+        dtype = error
+    if dataset.ndim != 1 or not isinstance(dtype, np.dtype) or dtype.kind not in "ui":
         raise BrokenFile(
             "wrong_shape",
-            f"{name} has shape {dataset.shape} and dtype {dataset.dtype}; expected one axis of integers",
+            f"{name} has shape {dataset.shape} and dtype {dtype}; expected one axis of integers",
             "copy or correct the file again",
         )
     return dataset[()].astype(np.uint64)

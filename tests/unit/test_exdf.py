@@ -96,6 +96,22 @@ def test_short_index_is_broken(tmp_path):
     assert error.value.kind == "wrong_length"
 
 
+@pytest.mark.parametrize("name", ["INDEX/flag", "INDEX/trainId", f"INDEX/{source_name(0, 'raw')}/image/first"])
+@pytest.mark.parametrize("kind", ["group", "text", "scalar", "table", "time"])
+def test_columns_of_another_type_are_broken(tmp_path, name, kind):
+    path = write_module(tmp_path / "a.h5", 0, TRAINS, version="1.2")
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if kind == "group":
+            file.create_group(name)
+        elif kind == "time":  # which numpy does not know
+            h5py.h5d.create(file.id, name.encode(), h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((4,)))
+        else:
+            file[name] = {"text": np.array([b"1"] * 4), "scalar": 1, "table": np.ones((4, 2), "i4")}[kind]
+    with pytest.raises(exdf.BrokenFile, match=f"{name} (is missing|has shape)"):
+        read(path)
+
+
 def test_entry_faults_are_found_one_by_one():
     train_id = np.array([1, 0, 3, 4, 5, 7], "u8")
     first, count = np.array([0, 2, 4, exdf.HUGE, 9, 6]), np.array([2, 2, 2, 0, 2, 2])
