@@ -3,8 +3,7 @@
 import tempfile
 from pathlib import Path
 
-DETECTOR_PATH = "/entry_1/instrument_1/detector_1"
-SOURCE_PATH = "/entry_1/instrument_1/source_1"
+from pulsetrain.cxi import DETECTOR, SOURCE
 
 
 def geometry_text(geometry, distance_m):
@@ -33,7 +32,7 @@ def geometry_text(geometry, distance_m):
         panels_only.write_crystfel_geom(
             str(path),
             data_path="/entry_1/data_1/data",
-            mask_path=f"{DETECTOR_PATH}/mask",
+            mask_path=f"{DETECTOR}/mask",
             dims=("frame", "modno", "ss", "fs"),
             clen=distance_m,
         )
@@ -43,7 +42,7 @@ def geometry_text(geometry, distance_m):
     return "\n".join(
         [
             "; CrystFEL geometry of an AGIPD-1M for the hits of one run; panels written by EXtra-geom",
-            f"wavelength = {SOURCE_PATH}/photon_wavelength m",
+            f"wavelength = {SOURCE}/photon_wavelength m",
             "adu_per_photon = 1",
             "mask_good = 0x0",
             "mask_bad = 0xffffffff",

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from pulsetrain import detector
+from pulsetrain.cxi import DETECTOR, count_good_hits
 from pulsetrain.output import new_h5, write_array
 from pulsetrain.progress import progress
 
@@ -13,7 +14,6 @@ log = logging.getLogger(__name__)
 
 CHUNK = (1, *detector.MODULE_SHAPE)
 FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-CXI_DETECTOR = "entry_1/instrument_1/detector_1"
 
 
 def sum_powder(litpixels, masks, cxi, misses, modules, output, attributes):
@@ -59,7 +59,7 @@ def sum_powder(litpixels, masks, cxi, misses, modules, output, attributes):
         if cells is None:
             raise ValueError("no module to sum: detector.modules is empty")
         with h5py.File(cxi) as hits:
-            total, good = hits[f"{CXI_DETECTOR}/powder"][()], count_good_hits(hits)
+            total, good = hits[f"{DETECTOR}/powder"][()], count_good_hits(hits, threads=1)
         with h5py.File(misses) as held:
             miss_total, miss_counts = held["sum"][()], held["counts"][()]
         for name, values, units, description in (
@@ -134,13 +134,3 @@ def sum_module(counted, static):
         else:
             frames[static["mask"][cell] == 0] += frames_per_cell[cell]
     return photons, frames
-
-
-def count_good_hits(hits):
-    """Hits in which each pixel is good: (16, 512, 128) uint32, from the CXI's table of masks."""
-    group = hits[CXI_DETECTOR]
-    counts = np.zeros((detector.N_MODULES, *detector.MODULE_SHAPE), dtype=np.uint32)
-    table = group["mask_table"]
-    for row, number in enumerate(np.bincount(group["mask_row"][()], minlength=len(table))):
-        counts[table[row] == 0] += np.uint32(number)
-    return counts

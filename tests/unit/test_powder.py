@@ -124,10 +124,7 @@ def test_sums_and_counts(tmp_path, per_frame):
 def test_run_without_hits_gives_zeros(tmp_path):
     inputs, _ = write_inputs(tmp_path, STORAGES["as count_litpixels"])
     with h5py.File(inputs["cxi"], "w") as file:
-        group = file.create_group("entry_1/instrument_1/detector_1")
-        group["powder"] = np.zeros(cxi.FRAME_SHAPE, "u8")
-        group.create_dataset("mask_table", (0, *cxi.FRAME_SHAPE), "u4")
-        group.create_dataset("mask_row", (0,), "u4")
+        cxi.write_hits(file, hit_files.random_hits(0), [])
     powder.sum_powder(**inputs, output=tmp_path / "powder.h5", attributes={})
     with h5py.File(tmp_path / "powder.h5") as file:
         assert not file["hits"][()].any() and not file["hit_counts"][()].any() and file["powder"][()].any()
