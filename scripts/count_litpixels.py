@@ -1,8 +1,8 @@
 """Count the lit pixels and photons of one module in every frame of a run.
 
 Writes ``litpixels/r{run}_m{module}.h5``: litpixels u4, photons u8, hit_photons u8, saturated u4, present bool, all
-(N,); cellId u2, frames_per_cell u4, both (C,); powder_per_cell u4 or u8 (C, 512, 128) [photons]; with masks per frame also
-counts_per_cell u4 (C, 512, 128).
+(N,); cellId u2, frames_per_cell u4, both (C,); powder_per_cell u4 or u8 (C, 512, 128) [photons]; with masks per frame
+also counts_per_cell u4 (C, 512, 128).
 """
 
 from pulsetrain.litpixels import count_module

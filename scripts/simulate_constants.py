@@ -5,7 +5,7 @@ Outputs ``constants``: analogGains_keV float32 (3, cells, 128, 512) [keV/ADU], d
 """
 
 from pulsetrain.provenance import begin_job, checkout_path
-from pulsetrain.simulate_files import write_bad_cell_mask, write_constants
+from pulsetrain.simulate_truth import write_bad_cell_mask, write_constants
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821

@@ -6,7 +6,7 @@ import sum_misses
 import write_cxi
 import write_emc
 
-from pulsetrain import simulate, simulate_files
+from pulsetrain import simulate, simulate_files, simulate_truth
 from pulsetrain.config import complete_config
 from pulsetrain.hits import find_hits
 from pulsetrain.integrity import accept_run, check_run
@@ -45,8 +45,8 @@ def simulate_run(place, settings, run, stream):
 def write_constants(place, settings):
     """Write the true constants of a simulated detector in place/constants."""
     for module in settings["modules"]:
-        simulate_files.write_constants(place / "constants" / f"constants_m{module:02d}.h5", settings, module)
-        simulate_files.write_bad_cell_mask(place / "constants" / f"mask_m{module:02d}.h5", settings, module)
+        simulate_truth.write_constants(place / "constants" / f"constants_m{module:02d}.h5", settings, module)
+        simulate_truth.write_bad_cell_mask(place / "constants" / f"mask_m{module:02d}.h5", settings, module)
 
 
 def chain_config(place, modules, geometry=simulate.GEOMETRY, **changes):

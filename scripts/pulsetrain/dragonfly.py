@@ -4,7 +4,6 @@ Lengths on the detector are in pixels, lengths in reciprocal space in voxels of 
 1 / (wavelength * ewald_rad). ``ewald_rad`` is free: it sets how finely the model is sampled.
 """
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,11 +62,6 @@ def detector_model(xyz, pixel_size_m, model_size):
     radius = ((model_size - 3) // 2 - 1e-6) / np.sqrt((direction**2).sum(axis=0)).max()
     correction = z / length**3 * (1 - (x / length) ** 2)
     return DetectorModel(direction * radius, correction, float(z.mean()), float(radius))
-
-
-def model_side(q):
-    """Side of the model [voxel] that Dragonfly makes for pixels at `q` (3, n_pixels) [voxel]."""
-    return 2 * math.ceil(np.sqrt((np.asarray(q) ** 2).sum(axis=0)).max()) + 3
 
 
 def bad_pixel_mask(good_hits, n_hits, bad_cell_fraction):

@@ -175,11 +175,6 @@ def blob_intensity(q_vectors):
     return simulate_particles.blob_intensity(q_vectors)
 
 
-def module_q_vectors(settings, module):
-    """Scattering vectors of the pixels of one module [1/nm], (65536, 3) float32: q = k (n - z), |k| = 2 pi / lambda."""
-    return _module_pixels(_key(settings), module)["q"]
-
-
 def _key(settings):
     return json.dumps(settings, sort_keys=True)
 

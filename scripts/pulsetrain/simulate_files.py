@@ -12,18 +12,6 @@ from pulsetrain import exdf_writer, simulate, simulate_detector, simulate_faults
 from pulsetrain.detector import MODULE_SHAPE, wavelength_m
 from pulsetrain.output import whole_file
 from pulsetrain.progress import progress
-from pulsetrain.simulate_truth import write_bad_cell_mask, write_constants, write_truth
-
-__all__ = [
-    "module_source",
-    "run_files",
-    "write_bad_cell_mask",
-    "write_constants",
-    "write_control_file",
-    "write_litfrm_file",
-    "write_module_file",
-    "write_truth",
-]
 
 BLOCK_FRAMES = 32
 COMPRESSION_THREADS = 2

@@ -17,6 +17,7 @@ from pulsetrain import (
     simulate_faults,
     simulate_files,
     simulate_particles,
+    simulate_truth,
 )
 from pulsetrain.detector import xfel_from_lab
 
@@ -245,8 +246,8 @@ def test_constants_turn_raw_data_back_into_photons(tmp_path):
     cells = simulate.frame_truth(settings, RUN)["cellId"][:16]
     photons = simulate.module_photons(settings, RUN, module, frames)
     raw = simulate_detector.raw_images(settings, RUN, module, frames, cells, photons)
-    simulate_files.write_constants(tmp_path / "constants.h5", settings, module)
-    simulate_files.write_bad_cell_mask(tmp_path / "mask.h5", settings, module)
+    simulate_truth.write_constants(tmp_path / "constants.h5", settings, module)
+    simulate_truth.write_bad_cell_mask(tmp_path / "mask.h5", settings, module)
     with h5py.File(tmp_path / "constants.h5") as file:
         gain = xfel_from_lab(file["analogGains_keV"][()], module)
         threshold = xfel_from_lab(file["digitalThresholds"][()], module)
@@ -279,7 +280,7 @@ def test_cell_order(cell_order):
 @pytest.mark.parametrize("stream", STREAMS)
 def test_truth_file(tmp_path, stream):
     settings = simulate.settings("tiny", modules=[3, 4], faults=["short_train"], hit_rate=0.1)
-    simulate_files.write_truth(tmp_path / "truth.h5", settings, RUN, stream)
+    simulate_truth.write_truth(tmp_path / "truth.h5", settings, RUN, stream)
     with h5py.File(tmp_path / "truth.h5") as file:
         frames = file["frames"]
         dense = np.zeros((48, 16 * 512 * 128), dtype=np.uint16)
@@ -300,7 +301,7 @@ def test_truth_file(tmp_path, stream):
 @pytest.mark.parametrize("trains", [0, 1])
 def test_very_short_runs(tmp_path, trains):
     settings, files = write_run(tmp_path, "proc", trains=trains, modules=[3])
-    simulate_files.write_truth(tmp_path / "truth.h5", settings, RUN, "proc")
+    simulate_truth.write_truth(tmp_path / "truth.h5", settings, RUN, "proc")
     with h5py.File(files["modules"][3][0]) as file:
         assert file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/3CH0:output/image/data"].shape == (trains * 8, 512, 128)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pulsetrain import simulate, simulate_files
+from pulsetrain import simulate, simulate_files, simulate_truth
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GEOMETRY = REPOSITORY / "config" / "geometry" / "agipd_simulated.geom"
@@ -33,8 +33,8 @@ def write_run(data_root, run=50, stream="proc", modules=FEW_MODULES, **overrides
 def write_constants(directory, settings):
     """Write the true constants of a simulated raw run."""
     for module in settings["modules"]:
-        simulate_files.write_constants(str(directory / f"constants_m{module:02d}.h5"), settings, module)
-        simulate_files.write_bad_cell_mask(str(directory / f"mask_m{module:02d}.h5"), settings, module)
+        simulate_truth.write_constants(str(directory / f"constants_m{module:02d}.h5"), settings, module)
+        simulate_truth.write_bad_cell_mask(str(directory / f"mask_m{module:02d}.h5"), settings, module)
 
 
 def write_config(place, rows=("50,,proc,",), **changes):
