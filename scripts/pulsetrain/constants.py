@@ -1,16 +1,16 @@
 """Calibration constants and masks of one module, for the memory cells that a run uses."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from pulsetrain.chunks import Storage, read_rows
-from pulsetrain.detector import LAB_SHAPE, MODULE_SHAPE, xfel_from_lab
+from pulsetrain.detector import LAB_SHAPE, MODULE_SHAPE, N_MODULES, PIXELS, xfel_from_lab
 
 GAIN_STAGES = 3
 DATASETS = {"darkOffsets": GAIN_STAGES, "analogGains_keV": GAIN_STAGES, "digitalThresholds": GAIN_STAGES - 1}
-PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 
 
 class Calibration(NamedTuple):
@@ -214,36 +214,37 @@ def read_mask(opened, cells, pool=None):
     return read_rows(opened.storage, order[np.searchsorted(opened.cell_id, cells, sorter=order)], pool)
 
 
-def load_region(path, module):
-    """Load the pixels of one module that count for the hit score.
+def read_good_pixels(path, setting):
+    """Read a choice of pixels: a mask or a region that the user gives.
 
     Parameters
     ----------
-    path : str or Path or None
-        ``.npy`` with a bool array, or HDF5 with the dataset good_pixels, bool (16, 512, 128), True = counts; None for
-        all pixels.
-    module : int
+    path : str or Path
+        ``.npy``, or HDF5 with the dataset good_pixels: bool (16, 512, 128), True = good.
+    setting : str
+        Key of the configuration that names the file, for errors.
 
     Returns
     -------
-    ndarray of bool, (512, 128)
+    ndarray of bool, (16, 512, 128)
     """
-    if path is None:
-        return np.ones(MODULE_SHAPE, bool)
-    if str(path).endswith(".npy"):
-        region = np.load(path, mmap_mode="r")
-        name = "the array"
+    shape = (N_MODULES, *MODULE_SHAPE)
+    if Path(path).suffix == ".npy":
+        good = np.load(path)
     else:
         with h5py.File(path) as file:
             if "good_pixels" not in file:
-                raise ValueError(f"{path}: there is no dataset good_pixels; hits.region needs it, bool (16, 512, 128)")
-            region = file["good_pixels"][()]
-        name = "good_pixels"
-    if region.shape != (16, *MODULE_SHAPE) or region.dtype != bool:
+                raise ValueError(
+                    f"{path} has no dataset good_pixels (it has {', '.join(file) or 'none'}); {setting} needs it, bool "
+                    f"{shape}, True = good"
+                )
+            good = file["good_pixels"][()]
+    if good.shape != shape or good.dtype != bool:
         raise ValueError(
-            f"{path}: {name} is {region.dtype} {region.shape}; hits.region needs bool (16, 512, 128), True = counts"
+            f"{path}: the pixels have shape {good.shape} and dtype {good.dtype}; {setting} needs bool {shape}, True = "
+            "good"
         )
-    return np.array(region[module])
+    return good
 
 
 def good_bytes(mask):

@@ -4,6 +4,7 @@ import numpy as np
 
 N_MODULES = 16
 MODULE_SHAPE = (512, 128)  # (slow_scan, fast_scan), European XFEL orientation
+PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 LAB_SHAPE = (128, 512)  # orientation of the laboratory's calibration files
 PIXEL_SIZE_M = 2e-4  # https://doi.org/10.1107/S1600577518016077, section 2
 ASIC_PIXELS = 64

@@ -23,8 +23,8 @@ from numba import uint16 as U16
 from numba import uint32 as U32
 
 from pulsetrain.decode import close_decompressor, inflate_into, join_planes, open_decompressor
+from pulsetrain.detector import PIXELS
 
-PIXELS = 512 * 128
 SPAN = 256  # pixels per inner loop: 256 * 255 is the largest sum of bytes that fits into 16 bits
 MOST_PHOTONS = 65535
 ADC_FULL = 16383  # largest value of the 14-bit ADC, https://doi.org/10.1107/S1600577518016077

@@ -17,9 +17,9 @@ from pulsetrain.chunks import (
     stored_frames,
     unpack,
 )
-from pulsetrain.constants import good_bytes, load_region, open_mask, read_constants, read_mask
-from pulsetrain.detector import MODULE_SHAPE
-from pulsetrain.kernels import FULL, LIT, MOST_PHOTONS, PHOTONS, PIXELS, REGION, count_share
+from pulsetrain.constants import good_bytes, open_mask, read_constants, read_good_pixels, read_mask
+from pulsetrain.detector import MODULE_SHAPE, PIXELS
+from pulsetrain.kernels import FULL, LIT, MOST_PHOTONS, PHOTONS, REGION, count_share
 from pulsetrain.layout import read_layout, source_path, source_rows
 from pulsetrain.output import new_h5, write_array
 from pulsetrain.photons import check_image, flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion
@@ -82,7 +82,7 @@ def count_module(
     constants : str or Path, optional
         Calibration constants of the module; needed for raw data.
     region : str or Path, optional
-        Pixels that count for the hit score; see :func:`pulsetrain.constants.load_region`.
+        Pixels that count for the hit score, see :func:`pulsetrain.constants.read_good_pixels`; None for all.
     hit_modules : list of int, optional
         Modules that count for the hit score; None for all.
     photon_threshold : float
@@ -102,10 +102,10 @@ def count_module(
         if opened is not None:
             conversion = conversion._replace(calibration=read_constants(opened, cells, pool))
             good[~conversion.calibration.finite] = 0
+    in_region = np.zeros(PIXELS, np.uint8)
     if hit_modules is None or module in hit_modules:
-        in_region = np.where(load_region(region, module).reshape(-1), np.uint8(255), np.uint8(0))
-    else:
-        in_region = np.zeros(PIXELS, np.uint8)
+        chosen = True if region is None else read_good_pixels(region, "hits.region")[module].reshape(-1)
+        in_region[chosen] = 255
     counted = count_frames(
         layout,
         vds_path,

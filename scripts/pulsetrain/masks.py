@@ -4,7 +4,6 @@ All masks hold bits of the CXI specification (:mod:`pulsetrain.detector`), 0 = g
 """
 
 import logging
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import ndimage
 
 from pulsetrain import detector
 from pulsetrain.chunks import open_storages
-from pulsetrain.constants import open_constants, read_constants
+from pulsetrain.constants import open_constants, read_constants, read_good_pixels
 from pulsetrain.layout import read_layout, source_path, source_rows
 from pulsetrain.output import new_h5
 from pulsetrain.progress import progress
@@ -76,7 +75,7 @@ def make_run_mask(vds, constants_mask, constants, user, module, stream, sample_t
     if asic_edges:
         everywhere[detector.asic_edges()] |= detector.MASK_INVALID
     for path in user:
-        everywhere[~read_good_pixels(path)[module]] |= detector.MASK_INVALID
+        everywhere[~read_good_pixels(path, "masks.user")[module]] |= detector.MASK_INVALID
 
     if stream == "raw":
         facility_mask, per_cell = "constants", constants_masks(constants_mask, constants, cells, module)
@@ -104,24 +103,6 @@ def create_mask(file, n_cells):
     dataset = file.create_dataset("mask", shape, "u4", **(packed if n_cells else {}))
     dataset.attrs["description"] = "; ".join(f"{bit:#x} {name}" for bit, name in detector.MASK_BIT_NAMES.items())
     return dataset
-
-
-def read_good_pixels(path):
-    """Read a user's mask: (16, 512, 128) bool, True = good."""
-    shape = (detector.N_MODULES, *detector.MODULE_SHAPE)
-    if Path(path).suffix == ".npy":
-        good = np.load(path)
-    else:
-        with h5py.File(path) as file:
-            if "good_pixels" not in file:
-                raise ValueError(f"{path} has no dataset good_pixels (it has {', '.join(file) or 'none'})")
-            good = file["good_pixels"][()]
-    if good.shape != shape or good.dtype != bool:
-        raise ValueError(
-            f"{path}: the mask has shape {good.shape} and dtype {good.dtype}; expected {shape} of bool, True = good "
-            "(masks.user)"
-        )
-    return good
 
 
 def constants_masks(path, constants, cells, module):

@@ -1,6 +1,7 @@
 """Memory that a job needs, known before it starts; imports nothing heavy, so that the rules can ask."""
 
-PIXELS = 512 * 128
+from pulsetrain.detector import PIXELS
+
 MOST_CELLS = 352  # memory cells of AGIPD, https://doi.org/10.1107/S1600577518016077
 BLOCK_MB = 32  # bytes read at once (stored or, where several frames share a chunk, unpacked)
 INTERPRETER_MB = 400  # Python with numpy, numba, h5py and the compiled kernels

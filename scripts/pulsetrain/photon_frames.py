@@ -8,8 +8,8 @@ import numpy as np
 
 from pulsetrain.chunks import READERS, open_storages, read_frames, stored_frames
 from pulsetrain.constants import good_bytes, open_mask, read_constants, read_mask
-from pulsetrain.detector import MASK_BAD, MASK_MISSING, MODULE_SHAPE, N_MODULES
-from pulsetrain.kernels import PIXELS, fill_frames
+from pulsetrain.detector import MASK_BAD, MASK_MISSING, MODULE_SHAPE, N_MODULES, PIXELS
+from pulsetrain.kernels import fill_frames
 from pulsetrain.layout import read_layout, source_rows
 from pulsetrain.litpixels import image_storage, read_flags
 from pulsetrain.photons import flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion

@@ -7,8 +7,8 @@ import numpy as np
 from pulsetrain.chunks import damaged, stored_frames
 from pulsetrain.constants import Calibration, open_constants
 from pulsetrain.decode import DAMAGES
-from pulsetrain.detector import MODULE_SHAPE
-from pulsetrain.kernels import BYTES, FLOATS, INTEGERS, PIXELS, RAW, WHOLE, Flags, Recipe, threshold_bias
+from pulsetrain.detector import MODULE_SHAPE, PIXELS
+from pulsetrain.kernels import BYTES, FLOATS, INTEGERS, RAW, WHOLE, Flags, Recipe, threshold_bias
 
 
 class Conversion(NamedTuple):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pixel_runs import random_constants, write_constants
 
-from pulsetrain import detector, masks
+from pulsetrain import constants, detector, masks
 from pulsetrain.layout import FILE_NUMBERS, FILE_TEXT, RunLayout, write_layout
 
 SHAPE = detector.MODULE_SHAPE
@@ -175,8 +175,8 @@ def raw_options(folder, module, bad):
     """Options of make_run_mask for raw data: a mask of the constants, and constants that are all finite."""
     with h5py.File(folder / "constants_mask.h5", "w") as file:
         file["badCellMask"] = bad
-    constants = random_constants(np.random.default_rng(1), len(bad))
-    write_constants(folder / "constants.h5", module, constants)
+    values = random_constants(np.random.default_rng(1), len(bad))
+    write_constants(folder / "constants.h5", module, values)
     paths = {"constants_mask": folder / "constants_mask.h5", "constants": folder / "constants.h5"}
     return {"module": module, "stream": "raw"} | paths
 
@@ -234,12 +234,12 @@ def test_user_masks_are_joined(tmp_path):
 
 def test_wrong_user_masks_are_refused(tmp_path):
     np.save(tmp_path / "int.npy", np.zeros((16, *SHAPE), dtype=np.uint8))
-    with pytest.raises(ValueError, match="uint8; expected .* of bool, True = good"):
-        masks.read_good_pixels(tmp_path / "int.npy")
+    with pytest.raises(ValueError, match=r"int\.npy: .* uint8; masks\.user needs bool .*, True = good"):
+        constants.read_good_pixels(tmp_path / "int.npy", "masks.user")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["mask"] = [1]
     with pytest.raises(ValueError, match=r"no dataset good_pixels \(it has mask\)"):
-        masks.read_good_pixels(tmp_path / "other.h5")
+        constants.read_good_pixels(tmp_path / "other.h5", "masks.user")
 
 
 # Outliers of the powder
