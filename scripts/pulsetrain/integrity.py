@@ -33,6 +33,9 @@ from pulsetrain.train_agreement import TRAIN_REASONS, compare_modules, find_trai
 
 log = logging.getLogger(__name__)
 
+# What h5py raises on damaged metadata or chunks depends on the place of the damage.
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+
 PHANTOM = "train only in this module"
 TEXT = h5py.string_dtype()
 DEFAULT_DATA_TYPE = {"raw": "uint16", "proc": "float32"}
@@ -160,7 +163,7 @@ def common_data_type(named, stream, detector):
                 with open_file(path) as file:
                     data = file[f"INSTRUMENT/{module_source(file, detector, module, stream)}/image/data"]
                     types[data.dtype.name] += 1
-            except (OSError, RuntimeError, KeyError, ValueError, AttributeError):
+            except DAMAGE:
                 continue  # told when the file is read in full
     known = [name for name, _ in types.most_common() if name in DATA_TYPES[stream]]
     return known[0] if known else DEFAULT_DATA_TYPE[stream]
@@ -172,8 +175,7 @@ def _read_or_tell(path, run, stream, detector, module, sizes, data_dtype, findin
         return read_module_file(path, run, stream, detector, module, planned, data_dtype)
     except BrokenFile as error:
         kind, message, next_step = error.kind, str(error), error.next_step
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        # What HDF5 raises on damaged metadata or chunks depends on the place of the damage.
+    except DAMAGE as error:
         kind, message, next_step = "unreadable", f"HDF5 cannot read it: {error}", "copy it again"
     findings.append(finding(kind, message, next_step, module, path.name))
     size = path.stat().st_size if path.exists() else 0
