@@ -40,10 +40,6 @@ RUNS = checked(settings_of.read_run_table, RUN_TABLE, SCHEMAS / "runs.schema.yam
 DETECTOR = config["detector"]
 MODULES = [f"{number:02d}" for number in sorted(DETECTOR["modules"])]
 HIT_MODULES = sorted(DETECTOR["modules"] if config["hits"]["modules"] is None else config["hits"]["modules"])
-if config["simulate"] is None and not DATA_ROOT.is_dir():
-    raise WorkflowError(
-        f"the directory {DATA_ROOT} does not exist; set `data_root` in the configuration (for the demo: make demo)"
-    )
 if not set(HIT_MODULES) <= set(DETECTOR["modules"]):
     raise WorkflowError(
         f"hits.modules is {HIT_MODULES}, but detector.modules is {DETECTOR['modules']}: a module that is not in use cannot "
@@ -145,6 +141,10 @@ def run_sources(run):
         modules = [from_scratch(path) for paths in files["modules"].values() for path in paths]
         control = [from_scratch(path) for path in files["control"]]
         return {"modules": dict.fromkeys(sorted(modules)), "control": dict.fromkeys(sorted(control))}
+    if not DATA_ROOT.is_dir():
+        raise WorkflowError(
+            f"the directory {DATA_ROOT} does not exist; set `data_root` in the configuration (for the demo: make demo)"
+        )
     directories = {name: DATA_ROOT / name / f"r{run}" for name in ("raw", "proc")}
     listed = {name: directory_files(directory) for name, directory in directories.items()}
     modules = {}
