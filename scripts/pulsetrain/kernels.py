@@ -137,6 +137,7 @@ def count_share(stored, share, frames, cell, good, region, flags, recipe, counts
     left = np.empty((1, PIXELS), np.uint8)
     shifts = np.zeros((8, 128), np.float32)
     staging = np.zeros(PIXELS, np.uint16)
+    everywhere = bool(region.min() == 255)
     staged = 0
     staged_cell = -1
     status = 0
@@ -160,12 +161,12 @@ def count_share(stored, share, frames, cell, good, region, flags, recipe, counts
                 break
         if recipe.mode == BYTES:
             source = inflated if stored.packed else stored.bytes[stored.start[i] : stored.start[i] + PIXELS]
-            count_bytes(source, masks, row, region, staging, counts, frame)
+            count_bytes(source, masks, row, region, everywhere, staging, counts, frame)
             staged += 1
             staged_cell = this
             continue
         if recipe.mode == WHOLE and planes_to_bytes(inflated, small):
-            count_bytes(small, masks, row, region, staging, counts, frame)
+            count_bytes(small, masks, row, region, everywhere, staging, counts, frame)
             counts[frame, FULL] = 0  # 255 is not the end of float32
             staged += 1
             staged_cell = this
@@ -269,7 +270,7 @@ def _convert(values, cell, mask, recipe, shifts, photons):
 
 
 @njit(cache=True, nogil=True)
-def count_bytes(photons, good, cell, region, staging, counts, frame):
+def count_bytes(photons, good, cell, region, everywhere, staging, counts, frame):
     """Count one frame of uint8 photons and add it to 16-bit sums.
 
     Parameters
@@ -281,6 +282,8 @@ def count_bytes(photons, good, cell, region, staging, counts, frame):
         Row of `good`.
     region : ndarray of uint8, (65536,)
         255 where photons count for the hit score.
+    everywhere : bool
+        `region` is 255 in all pixels, the usual case: it need not be looked at.
     staging : ndarray of uint16, (65536,)
         Sums of at most 257 frames of this cell; see :func:`add_staging`.
     counts : ndarray of uint32, (frames, 4)
@@ -295,26 +298,28 @@ def count_bytes(photons, good, cell, region, staging, counts, frame):
     for first in range(0, PIXELS, SPAN):
         photons_ = photons[first : first + SPAN]
         mask_ = mask[first : first + SPAN]
-        region_ = region[first : first + SPAN]
         staging_ = staging[first : first + SPAN]
         lit_ = U16(0)
         total_ = U16(0)
-        inside_ = U16(0)
         full_ = U16(0)
         for i in range(SPAN):
             value = U8(photons_[i] & mask_[i])
             lit_ = U16(lit_ + U16(value != U8(0)))
             total_ = U16(total_ + U16(value))
-            inside_ = U16(inside_ + U16(U8(value & region_[i])))
             full_ = U16(full_ + U16(value == U8(255)))
             staging_[i] = U16(staging_[i] + U16(value))
         lit += lit_
         total += total_
-        inside += inside_
         full += full_
+        if not everywhere:
+            region_ = region[first : first + SPAN]
+            inside_ = U16(0)
+            for i in range(SPAN):
+                inside_ = U16(inside_ + U16(U8(U8(photons_[i] & mask_[i]) & region_[i])))
+            inside += inside_
     counts[frame, LIT] = lit
     counts[frame, PHOTONS] = total
-    counts[frame, REGION] = inside
+    counts[frame, REGION] = total if everywhere else inside
     counts[frame, FULL] = full
 
 

@@ -45,7 +45,7 @@ def test_bytes_are_counted_as_numpy_counts(kind):
     region = random_mask(rng, 0.2)
     for cell in range(3):
         staging, counts = np.zeros(PIXELS, "u2"), np.zeros((2, 4), "u4")
-        kernels.count_bytes(photons, good, cell, region, staging, counts, 1)
+        kernels.count_bytes(photons, good, cell, region, bool(region.all()), staging, counts, 1)
         assert counts[1].tolist() == expected_row(photons, good[cell], region, 255)
         assert not counts[0].any()
         np.testing.assert_array_equal(staging, photons * (good[cell] > 0))
@@ -74,7 +74,7 @@ def test_staging_holds_as_many_frames_as_it_says():
     staging, powder = np.zeros(PIXELS, "u2"), np.full(PIXELS, 7, "u4")
     counts = np.zeros((1, 4), "u4")
     for _ in range(kernels.STAGING_FRAMES):
-        kernels.count_bytes(photons, all_good, 0, all_good[0], staging, counts, 0)
+        kernels.count_bytes(photons, all_good, 0, all_good[0], True, staging, counts, 0)
     assert (staging == 65535).all()
     kernels.add_staging(staging, powder)
     assert (powder == 65535 + 7).all()
