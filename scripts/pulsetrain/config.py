@@ -8,6 +8,9 @@ import pandas as pd
 import yaml
 
 
+CALIBRATION_DATA = ("dark", "current_source", "xray")
+
+
 class ConfigError(ValueError):
     """The configuration or the run table is wrong; the message lists every problem with its cure."""
 
@@ -99,6 +102,74 @@ def read_run_table(path, schema_path, calibrations):
     if problems:
         raise ConfigError(f"the run table {path} is not usable:\n" + "\n".join(f"  - {text}" for text in problems))
     return runs
+
+
+def check_calibrations(calibrations):
+    """Check what the schema cannot: that each calibration has either constants or all data to make them from.
+
+    Parameters
+    ----------
+    calibrations : dict
+        ``calibrations`` of the completed configuration.
+
+    Raises
+    ------
+    ConfigError
+        With every problem.
+    """
+    problems = []
+    for name, entry in calibrations.items():
+        data = {kind: entry[kind] for kind in CALIBRATION_DATA}
+        missing = [kind for kind, value in data.items() if value is None]
+        if entry["constants"] is not None and len(missing) < len(data):
+            problems.append(f"calibrations.{name} has both constants and {_given(data)}; take out one of them")
+        elif entry["constants"] is None and 0 < len(missing) < len(data):
+            problems.append(f"calibrations.{name} has {_given(data)}, but not {' and '.join(missing)}; all are needed")
+        elif not missing:
+            problems += [f"calibrations.{name}.{text}" for text in _data_problems(entry)]
+    if problems:
+        raise ConfigError("the configuration is not usable:\n" + "\n".join(f"  - {text}" for text in problems))
+
+
+def is_made(entry):
+    """Say whether an entry of ``calibrations`` names the data that its constants are made from."""
+    return all(entry[kind] is not None for kind in CALIBRATION_DATA)
+
+
+def calibration_groups(entry, kind):
+    """Runs or patterns of one kind of calibration data, a list; several for column groups of a scan."""
+    return entry[kind] if isinstance(entry[kind], list) else [entry[kind]]
+
+
+def _data_problems(entry):
+    wanted, example = (int, "a run number") if entry["layout"] == "xfel" else (str, "a pattern with {module} and *")
+    for kind in CALIBRATION_DATA:
+        groups = calibration_groups(entry, kind)
+        wrong = [value for value in groups if not isinstance(value, wanted)]
+        if wrong:
+            yield f"{kind} is {wrong[0]!r}; layout {entry['layout']} needs {example}"
+        elif wanted is str:
+            yield from _pattern_problems(kind, groups)
+    n_groups = len(calibration_groups(entry, "current_source"))
+    if n_groups not in ((1, 4) if entry["layout"] == "xfel" else (4,)):
+        yield f"current_source has {n_groups} column groups; expected 4" + (
+            " or one run" if entry["layout"] == "xfel" else ""
+        )
+
+
+def _pattern_problems(kind, patterns):
+    for pattern in patterns:
+        try:
+            named = pattern.format(module=1) != pattern.format(module=2)
+        except (IndexError, KeyError, ValueError):
+            yield f"{kind} is {pattern!r}; the only name in braces is {{module}}, or {{module:02d}} for two digits"
+            continue
+        if not named or pattern.count("*") > 1:
+            yield f"{kind} is {pattern!r}; it must contain {{module}}, and * at most once, for the part's number"
+
+
+def _given(data):
+    return " and ".join(kind for kind, value in data.items() if value is not None)
 
 
 def unknown_run(run, runs, table):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pulsetrain.config import ConfigError, complete_config, read_run_table, unknown_run
+from pulsetrain.config import ConfigError, check_calibrations, complete_config, read_run_table, unknown_run
 
 CONFIG = Path(__file__).parents[2] / "config"
 SCHEMA = CONFIG / "schemas" / "config.schema.yaml"
@@ -49,7 +49,8 @@ def test_shipped_config_and_table_are_valid():
 def test_given_values_win_over_defaults_and_come_in_sorted_order():
     config = complete_config({"hits": {"threshold_sigma": 5}, "calibrations": {"may24": {}}}, SCHEMA)
     assert config["hits"]["threshold_sigma"] == 5
-    assert config["calibrations"] == {"may24": {"constants": None}}
+    assert config["calibrations"]["may24"]["constants"] is None
+    assert config["calibrations"]["may24"]["layout"] == "xfel"
     assert list(config["hits"]) == sorted(config["hits"])
 
 
@@ -117,3 +118,39 @@ def test_missing_run_table(tmp_path):
 def test_unknown_run_names_the_nearest():
     message = str(unknown_run("0054", ["0001", "0050", "0052", "0060"], "runs.csv"))
     assert "run 0054 is not in the run table runs.csv (the nearest are 0052, 0050, 0060)" in message
+
+
+XFEL = {"dark": 900, "current_source": 901, "xray": 902}
+NXS = {
+    "layout": "nxs",
+    "dark": "/lab/m{module}_dark_part*.nxs",
+    "current_source": [f"/lab/m{{module:02d}}_col{columns}_part*.nxs" for columns in (15, 26, 37, 48)],
+    "xray": "/lab/m{module}_xray.nxs",
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, None),
+        ({"constants": "/lab/constants"}, None),
+        (XFEL, None),
+        (XFEL | {"current_source": [901, 903, 904, 905]}, None),
+        (NXS, None),
+        (XFEL | {"constants": "/lab/constants"}, r"has both constants and dark and current_source and xray; take out"),
+        ({"dark": 900}, r"calibrations.may24 has dark, but not current_source and xray; all are needed"),
+        (XFEL | {"dark": "/lab/dark*.nxs"}, r"may24.dark is '/lab/dark\*.nxs'; layout xfel needs a run number"),
+        (NXS | {"dark": 900}, r"may24.dark is 900; layout nxs needs a pattern"),
+        (XFEL | {"current_source": [901, 903]}, r"current_source has 2 column groups; expected 4 or one run"),
+        (NXS | {"current_source": NXS["dark"]}, r"current_source has 1 column groups; expected 4$"),
+        (NXS | {"xray": "/lab/xray*.nxs"}, r"may24.xray is '/lab/xray\*.nxs'; it must contain \{module\}"),
+        (NXS | {"xray": "/lab/{modul}.nxs"}, r"the only name in braces is \{module\}"),
+    ],
+)
+def test_a_calibration_needs_constants_or_all_data(entry, message):
+    calibrations = complete_config({"calibrations": {"may24": entry}}, SCHEMA)["calibrations"]
+    if message is None:
+        check_calibrations(calibrations)
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_calibrations(calibrations)
