@@ -184,8 +184,8 @@ def test_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="attribute module is 5; expected 6") as error:
         process(path, tmp_path, module=6)
     for part in (
-        "'xray'; expected 'dark'",
-        "'xfel'; expected 'lab'",
+        "xray; expected dark",
+        "xfel; expected lab",
         "(3, 2, 512, 128)",
         "<u2",
         "cellPresent is missing",
