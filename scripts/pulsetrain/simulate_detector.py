@@ -204,6 +204,11 @@ def noise_adu(settings, module, cell):
     return _noise(settings["seed"], module, _kind(module, cell))
 
 
+def excess_adu(settings, module, cell):
+    """What hot pixels, the bad ASIC and the bad cell add to the analog signal, (512, 128) float32 [ADU]."""
+    return _excess(settings["seed"], module, _kind(module, cell))[0]
+
+
 def _kind(module, cell):
     """Whether a cell is the bad one, and whether it lies at the tip of its row: cells of one kind share defects."""
     is_bad_cell = module == BAD_CELL["module"] and cell == BAD_CELL["cell"]

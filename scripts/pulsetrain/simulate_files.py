@@ -100,11 +100,11 @@ def write_module_file(path, settings, run, stream, module, sequence, attributes=
                     rows = np.arange(len(plan.count)), np.ones(len(plan.count))
                 exdf_writer.write_index(file, version, f"{source}/{group}", *rows)
             if stream == "raw":
-                _write_xtdf_groups(file, source, plan)
+                write_xtdf_groups(file, source, plan)
                 _write_raw_pixels(file, source, settings, run, module, plan)
             else:
                 _write_corrected_pixels(file, source, settings, run, module, plan)
-            _write_identifiers(file, source, plan, stream)
+            write_identifiers(file, source, plan, stream)
         if simulate_faults.is_cut(settings, module, sequence):
             os.truncate(part, int(part.stat().st_size * CUT_AT))
 
@@ -199,7 +199,8 @@ def _write_xgm(file, version, settings, run, train_ids, once):
         exdf_writer.write_control(file, XGM, train_ids, key, value, unit, prefix)
 
 
-def _write_identifiers(file, source, plan, stream):
+def write_identifiers(file, source, plan, stream):
+    """Write image/{trainId, pulseId, cellId} of a plan (:func:`pulsetrain.simulate_faults.plan_file`), one per row."""
     columns = [("trainId", plan.train_id), ("pulseId", plan.pulse_id), ("cellId", plan.cell_id)]
     if stream == "raw":
         columns += [
@@ -210,8 +211,8 @@ def _write_identifiers(file, source, plan, stream):
         exdf_writer.write_instrument(file, f"{source}/image", name, values[:, None] if stream == "raw" else values)
 
 
-def _write_xtdf_groups(file, source, plan):
-    """The groups of the train's packet other than the images: one row per train."""
+def write_xtdf_groups(file, source, plan):
+    """Write the groups of the train's packet other than the images: one row per train."""
     n_trains = len(plan.index_train_id)
     for group, name, values in (
         ("header", "trainId", plan.index_train_id),
