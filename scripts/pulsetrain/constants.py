@@ -128,7 +128,20 @@ def prepare_constants(offset, gain_kev, threshold, photon_energy_kev):
     return Calibration(offset, gain_kev, limit, finite)
 
 
-def _check_constants(path, module, cells):
+def constants_problems(path, module, cells):
+    """Find what is wrong with the format of a file of constants.
+
+    Parameters
+    ----------
+    path, module, cells
+        As for :func:`open_constants`.
+
+    Returns
+    -------
+    n_cells : int
+        Memory cells that the file has; 0 if that cannot be told.
+    problems : list of str
+    """
     problems = []
     with h5py.File(path) as file:
         if (found := file.attrs.get("module")) != module:
@@ -148,6 +161,11 @@ def _check_constants(path, module, cells):
                 problems.append(f"{name} is {held.dtype}; expected {np.dtype(dtype)}")
         if n_cells and cells.size and cells.max() >= n_cells:
             problems.append(f"there are constants of {n_cells} memory cells; the run uses cell {cells.max()}")
+    return n_cells, problems
+
+
+def _check_constants(path, module, cells):
+    n_cells, problems = constants_problems(path, module, cells)
     if problems:
         raise ValueError(
             f"{path}: {'; '.join(problems)}. Make the constants of module {module:02d} again, or correct "
