@@ -216,7 +216,7 @@ def reader(path):
 
 
 def bench_packed(folder, photons, good, rounds):
-    conversion = Conversion(np.float32(1), np.float32(0.5), None, False)
+    conversion = Conversion(np.float32(1), np.float32(0.5), None, False, False)
     for name, dtype in (("u8", "uint8"), ("f4", "float32")):
         path = folder / f"{name}.h5"
         write_packed(path, photons, dtype)
@@ -247,7 +247,7 @@ def bench_raw(folder, photons, good, random, rounds):
     # prepare_constants works in place.
     loop = raw_loop(path, good, (offsets.copy(), gains.copy(), thresholds.copy()))
     conversion = Conversion(
-        np.float32(1), np.float32(0.5), prepare_constants(offsets, gains, thresholds, ENERGY_KEV), False
+        np.float32(1), np.float32(0.5), prepare_constants(offsets, gains, thresholds, ENERGY_KEV), False, False
     )
     ours = counter(path, RAW_FRAMES, "raw", "uint16", good, conversion)
     best = interleaved({"ours": ours, "read": reader(path)}, rounds, before=lambda: forget(path))

@@ -47,7 +47,18 @@ def read_constants(path, module):
         return [xfel_from_lab(file[name][()], module) for name in names]
 
 
-def count(images, photon_energy_kev, cells, good, *, units, constants=None, threshold=0.5, common_mode=True):
+def count(
+    images,
+    photon_energy_kev,
+    cells,
+    good,
+    *,
+    units,
+    constants=None,
+    threshold=0.5,
+    common_mode=True,
+    baseline_shift=False,
+):
     """Photons of images (n, ...), 0 where not good: (n, 512, 128) uint16.
 
     `units` is photons, keV or ADU; `constants` (for ADU) as :func:`read_constants` gives them.
@@ -60,26 +71,45 @@ def count(images, photon_energy_kev, cells, good, *, units, constants=None, thre
             photons = np.floor(np.nan_to_num(image * scale) + bias)
         elif units == "ADU":
             offset, gain, limits = (values[:, cells[k]] for values in constants)
-            photons = _count_raw(image, offset, gain, limits, photon_energy_kev, good[k], bias, common_mode)
+            photons = _count_raw(
+                image, offset, gain, limits, photon_energy_kev, good[k], bias, common_mode, baseline_shift
+            )
         else:
             photons = image
         found[k] = np.where(good[k], np.clip(photons, 0, 65535), 0)
     return found
 
 
-def _count_raw(image, offset, gain, limits, photon_energy_kev, good, bias, common_mode):
+def _count_raw(image, offset, gain, limits, photon_energy_kev, good, bias, common_mode, baseline_shift):
     analog, digital = image[0].astype(np.float32), image[1].astype(np.int32)
     stage = (digital > limits[0]).astype(int) + (digital > limits[1])
     gain = (gain / np.float32(photon_energy_kev)).astype(np.float32)
     signal = (analog - np.choose(stage, offset)) * np.choose(stage, gain)
+    level = dark_level(signal[(stage == 0) & good]) if baseline_shift else np.float32(0)
+    shift = np.full(signal.shape, level)
     if common_mode:
-        dark = (stage == 0) & good & (np.abs(signal) < 0.5)
-        fixed = np.where(dark, (signal * np.float32(FIXED_POINT)).astype(np.int64), 0)
+        dark = (stage == 0) & good & (np.abs(signal - level) < 0.5)
+        fixed = np.where(dark, ((signal - level) * np.float32(FIXED_POINT)).astype(np.int64), 0)
         total, n_dark = (values.reshape(8, 64, 2, 64).sum(axis=(1, 3)) for values in (fixed, dark))
         shift = np.where(n_dark >= COMMON_MODE_PIXELS, total / (FIXED_POINT * np.maximum(n_dark, 1)), 0)
-        shift = np.repeat(np.repeat(shift.astype(np.float32), 64, axis=0), 64, axis=1)
-        signal = np.where(stage == 0, signal - shift, signal)
-    return np.floor(signal + bias)
+        shift = level + np.repeat(np.repeat(shift.astype(np.float32), 64, axis=0), 64, axis=1)
+    return np.floor(np.where(stage == 0, signal - shift, signal) + bias)
+
+
+def dark_level(values):
+    """Level of the dark pixels among the stage-0 values [photons, float32] of a module's frame; 0 if there is none."""
+    place = np.clip(values * np.float32(64) + np.float32(513), 0, 1025).astype(int) - 1  # bins of 1/64 photon
+    counts = np.bincount(place[(place >= 0) & (place < 1024)], minlength=1024)
+    window = np.convolve(counts, np.ones(32, int), "valid")  # half a photon
+    enough = np.flatnonzero(8 * window >= len(values))
+    if len(values) < COMMON_MODE_PIXELS or not len(enough):
+        return np.float32(0)
+    first = enough[0]
+    middle = first + np.argmax(window[first : first + 33]) + 16
+    if 32 * (place < max(middle - 32, 0)).sum() > len(values):
+        return np.float32(0)
+    dark = np.sort(place[(place >= max(middle - 32, 0)) & (place < min(middle + 32, 1024))])
+    return np.float32((dark[(len(dark) - 1) // 2] + 0.5) / 64 - 8)
 
 
 def read_emc(path):

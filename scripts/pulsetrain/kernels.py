@@ -31,6 +31,11 @@ ADC_FULL = 16383  # largest value of the 14-bit ADC, https://doi.org/10.1107/S16
 ASIC_ROWS = 64
 FIXED_POINT = 4096  # the common mode is summed in units of 1/4096 photon: exact, whatever the order
 COMMON_MODE_PIXELS = 1024  # fewer dark pixels than a quarter of the ASIC give no common mode
+LEVEL_STEPS = 64  # bins per photon, in which the baseline is looked for
+LEVEL_REACH = 8  # photons up and down
+LEVEL_BINS = 2 * LEVEL_REACH * LEVEL_STEPS
+LEVEL_SHARE = 8  # the dark pixels must be an eighth of the pixels in stage 0, within half a photon
+LEVEL_BELOW = 32  # and at most so small a part may lie more than half a photon below them
 
 # how values become photons
 BYTES, WHOLE, FLOATS, INTEGERS, RAW = range(5)
@@ -85,6 +90,8 @@ class Recipe(NamedTuple):
         1 - photon_threshold.
     common_mode : bool
         Subtract the common mode of each ASIC from raw values.
+    baseline_shift : bool
+        Subtract the level of the module's dark pixels, before that.
     offset, gain : ndarray of float32, (3, cells, 65536)
         See :func:`raw_photons`; without cells if not raw.
     limit : ndarray of uint16, (2, cells, 65536)
@@ -94,6 +101,7 @@ class Recipe(NamedTuple):
     scale: np.float32
     bias: np.float32
     common_mode: bool
+    baseline_shift: bool
     offset: np.ndarray
     gain: np.ndarray
     limit: np.ndarray
@@ -259,14 +267,84 @@ def _held_values(stored, i, inflated, values):
 def _convert(values, cell, mask, recipe, shifts, photons):
     """Photons of a frame, not masked; returns the good pixels at the end of the ADC (raw only)."""
     if recipe.mode == RAW:
-        if recipe.common_mode:
-            common_modes(values, recipe.offset, recipe.gain, recipe.limit, cell, mask, shifts)
+        frame_shifts(values, cell, mask, recipe, shifts)
         return raw_photons(values, recipe.offset, recipe.gain, recipe.limit, cell, mask, shifts, recipe.bias, photons)
     if recipe.mode == INTEGERS or recipe.mode == BYTES:
         integer_photons(values, photons)
     else:
         float_photons(values, recipe.scale, recipe.bias, photons)
     return 0
+
+
+@njit(cache=True, nogil=True)
+def frame_shifts(values, cell, mask, recipe, shifts):
+    """Find what a raw frame's stage 0 is shifted by: baseline and common mode, as far as the recipe wants them.
+
+    Parameters
+    ----------
+    values : ndarray of uint16, (131072,)
+    cell : int
+        Row of the constants.
+    mask : ndarray of uint8, (65536,)
+        255 = good.
+    recipe : Recipe
+    shifts : ndarray of float32, (8, 128)
+        Becomes the shifts for :func:`raw_photons`; not touched if the recipe wants none, as then it is zeros.
+    """
+    level = F32(0)
+    if recipe.baseline_shift:
+        level = baseline_level(values, recipe.offset, recipe.gain, recipe.limit, cell, mask)
+        shifts[:] = level
+    if recipe.common_mode:
+        common_modes(values, recipe.offset, recipe.gain, recipe.limit, cell, mask, level, shifts)
+
+
+@njit(cache=True, nogil=True)
+def energy_frames(stored, share, cell, good, recipe, energy, kev, stage):
+    """Turn raw frames of one module into energies and gain stages.
+
+    Parameters
+    ----------
+    stored : Stored
+    share : ndarray of int64, (n,)
+        Which frames of the block.
+    cell : ndarray of int64
+        Row of the cell of each frame of the block.
+    good : ndarray of uint8, (cells, 65536)
+        255 = good.
+    recipe : Recipe
+        Of raw data.
+    energy : float32
+        Photon energy [keV].
+    kev : ndarray of float32, (n, 65536)
+        ``kev[k]`` becomes the energies of frame ``share[k]``, 0 where not good.
+    stage : ndarray of int8, (n, 65536)
+        Becomes the gain stages, -1 where not good.
+
+    Returns
+    -------
+    status, position : int
+        As :func:`count_share`.
+    """
+    inflated = np.empty(_values_per_frame(recipe) * stored.values.itemsize, np.uint8)
+    values = np.empty(_values_per_frame(recipe), stored.values.dtype)
+    shifts = np.zeros((8, 128), np.float32)
+    status = 0
+    position = -1
+    decompressor = open_decompressor()
+    for k in range(share.size):
+        i = share[k]
+        if stored.packed:
+            status = inflate_into(decompressor, stored.bytes, stored.start[i], stored.size[i], inflated)
+            if status != 0:
+                position = i
+                break
+        held = _held_values(stored, i, inflated, values)
+        this = cell[i]
+        frame_shifts(held, this, good[this], recipe, shifts)
+        raw_energies(held, recipe.offset, recipe.gain, recipe.limit, this, good[this], shifts, energy, kev[k], stage[k])
+    close_decompressor(decompressor)
+    return status, position
 
 
 @njit(cache=True, nogil=True)
@@ -472,7 +550,7 @@ def raw_photons(values, offset, gain, limit, cell, mask, shifts, bias, photons):
     mask : ndarray of uint8, (65536,)
         255 = good. The photons are not masked; it chooses the pixels for the return value.
     shifts : ndarray of float32, (8, 128)
-        Common mode [photons] of row 64 k of ASICs, column by column; zeros for none.
+        What stage 0 is shifted by [photons], in row 64 k of ASICs, column by column; zeros for none.
     bias : float32
         1 - photon_threshold.
     photons : ndarray of uint16, (65536,)
@@ -525,11 +603,64 @@ def raw_photons(values, offset, gain, limit, cell, mask, shifts, bias, photons):
 
 
 @njit(cache=True, nogil=True)
-def common_modes(values, offset, gain, limit, cell, mask, shifts):
-    """Find the common mode of each ASIC in a raw frame: the mean of its dark pixels.
+def raw_energies(values, offset, gain, limit, cell, mask, shifts, energy, kev, stage):
+    """Turn a raw frame into energies: those whose photons :func:`raw_photons` gives.
 
-    Dark is a good pixel in stage 0 with less than half a photon either way. Values are summed as whole numbers of
-    1/4096 photon, cut towards zero; fewer than 1024 dark pixels give 0.
+    Parameters
+    ----------
+    values, offset, gain, limit, cell, mask, shifts
+        As for :func:`raw_photons`.
+    energy : float32
+        Photon energy [keV].
+    kev : ndarray of float32, (65536,)
+        Becomes the energies [keV], 0 where the mask is not good.
+    stage : ndarray of int8, (65536,)
+        Becomes the gain stages, -1 where the mask is not good.
+    """
+    analog = values[:PIXELS]
+    digital = values[PIXELS : 2 * PIXELS]
+    offset_0, offset_1, offset_2 = offset[0, cell], offset[1, cell], offset[2, cell]
+    gain_0, gain_1, gain_2 = gain[0, cell], gain[1, cell], gain[2, cell]
+    limit_1, limit_2 = limit[0, cell], limit[1, cell]
+    for first in range(0, PIXELS, 128):
+        shift = shifts[first // (128 * ASIC_ROWS)]
+        analog_ = analog[first : first + 128]
+        digital_ = digital[first : first + 128]
+        limit_ = limit_1[first : first + 128]
+        mask_ = mask[first : first + 128]
+        offset_ = offset_0[first : first + 128]
+        gain_ = gain_0[first : first + 128]
+        kev_ = kev[first : first + 128]
+        stage_ = stage[first : first + 128]
+        for i in range(128):
+            value = F32(F32(F32(F32(analog_[i]) - offset_[i]) * gain_[i]) - shift[i])
+            kev_[i] = F32(value * energy) if mask_[i] != U8(0) else F32(0)
+        switched = U16(0)
+        for i in range(128):
+            stage_[i] = I8(0) if mask_[i] != U8(0) else I8(-1)
+            switched = U16(switched | U16(digital_[i] >= limit_[i]))
+        if switched == U16(0):
+            continue
+        for i in range(first, first + 128):
+            if digital[i] < limit_1[i] or mask[i] == U8(0):
+                continue
+            if digital[i] < limit_2[i]:
+                kev[i] = F32(F32(F32(F32(analog[i]) - offset_1[i]) * gain_1[i]) * energy)
+                stage[i] = 1
+            else:
+                kev[i] = F32(F32(F32(F32(analog[i]) - offset_2[i]) * gain_2[i]) * energy)
+                stage[i] = 2
+
+
+@njit(cache=True, nogil=True)
+def baseline_level(values, offset, gain, limit, cell, mask):
+    """Find the level of a module's dark pixels in a raw frame.
+
+    The good pixels in stage 0 are counted in bins of 1/64 photon up to 8 photons either way. Photons only add, so that
+    the dark pixels are the first half photon, from below, that an eighth of all pixels fall into, moved up to where it
+    holds most of them. The level is the median of the pixels within half a photon of its middle. It is 0 if there is
+    no such half photon, or if more than 1/32 of the pixels lie more than half a photon below its middle, so that it may
+    as well be the first photon of a bright image; or if fewer than 1024 pixels are left to look at.
 
     Parameters
     ----------
@@ -537,8 +668,104 @@ def common_modes(values, offset, gain, limit, cell, mask, shifts):
         As for :func:`raw_photons`.
     mask : ndarray of uint8, (65536,)
         255 = good.
+
+    Returns
+    -------
+    float32
+        [photons], the middle of a bin.
+    """
+    analog = values[:PIXELS]
+    digital = values[PIXELS : 2 * PIXELS]
+    offset_0, gain_0, limit_1 = offset[0, cell], gain[0, cell], limit[0, cell]
+    bins = np.empty(128, np.uint16)
+    # Bin 0 is what is below and the last but one what is above; the last one takes the pixels that do not count. Four
+    # histograms, because adding to the number that was added to just before has to wait for it.
+    counts = np.zeros((4, LEVEL_BINS + 3), np.uint32)
+    count_0, count_1, count_2, count_3 = counts[0], counts[1], counts[2], counts[3]
+    for first in range(0, PIXELS, 128):
+        analog_ = analog[first : first + 128]
+        digital_ = digital[first : first + 128]
+        offset_ = offset_0[first : first + 128]
+        gain_ = gain_0[first : first + 128]
+        limit_ = limit_1[first : first + 128]
+        mask_ = mask[first : first + 128]
+        for i in range(128):
+            value = F32(F32(F32(analog_[i]) - offset_[i]) * gain_[i])
+            place = F32(F32(value * F32(LEVEL_STEPS)) + F32(LEVEL_BINS // 2 + 1))
+            place = place if place > F32(0) else F32(0)
+            place = place if place < F32(LEVEL_BINS + 1) else F32(LEVEL_BINS + 1)
+            counted = (digital_[i] < limit_[i]) & (mask_[i] != U8(0))
+            bins[i] = U16(I32(place)) if counted else U16(LEVEL_BINS + 2)
+        for i in range(0, 128, 4):
+            count_0[bins[i]] += U32(1)
+            count_1[bins[i + 1]] += U32(1)
+            count_2[bins[i + 2]] += U32(1)
+            count_3[bins[i + 3]] += U32(1)
+    found = np.zeros(LEVEL_BINS + 2, np.int64)
+    for i in range(LEVEL_BINS + 2):
+        found[i] = counts[0, i] + counts[1, i] + counts[2, i] + counts[3, i]
+    return level_of(found)
+
+
+@njit(cache=True, nogil=True)
+def level_of(counts):
+    """Level of the dark pixels [photons], float32, from their histogram; see :func:`baseline_level`.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, (1026,)
+        Pixels below -8 photons, in each of the bins of 1/64 photon, and above.
+    """
+    total = counts.sum()
+    if total < COMMON_MODE_PIXELS:
+        return F32(0)
+    half = LEVEL_STEPS // 2
+    inside = counts[1 : 1 + half].sum()
+    first = -1
+    best = -1
+    most = 0
+    for begin in range(LEVEL_BINS - half + 1):
+        if first < 0 and LEVEL_SHARE * inside >= total:
+            first = begin
+        if first >= 0:
+            if begin > first + half:
+                break
+            if inside > most:
+                most = inside
+                best = begin
+        inside += counts[1 + begin + half] - counts[1 + begin]
+    if first < 0:
+        return F32(0)
+    middle = best + half // 2
+    begin, end = max(middle - half, 0), min(middle + half, LEVEL_BINS)
+    if LEVEL_BELOW * counts[: 1 + begin].sum() > total:
+        return F32(0)
+    dark = counts[1 + begin : 1 + end].sum()
+    seen = 0
+    for i in range(begin, end):
+        seen += counts[1 + i]
+        if 2 * seen >= dark:
+            return F32((i + 0.5) / LEVEL_STEPS - LEVEL_REACH)
+    return F32(0)
+
+
+@njit(cache=True, nogil=True)
+def common_modes(values, offset, gain, limit, cell, mask, level, shifts):
+    """Find the common mode of each ASIC in a raw frame: the mean of its dark pixels.
+
+    Dark is a good pixel in stage 0 with less than half a photon either way of the baseline. Values are summed as whole
+    numbers of 1/4096 photon, cut towards zero; fewer than 1024 dark pixels give 0.
+
+    Parameters
+    ----------
+    values, offset, gain, limit, cell
+        As for :func:`raw_photons`.
+    mask : ndarray of uint8, (65536,)
+        255 = good.
+    level : float32
+        Baseline [photons] of the module in this frame; 0 for none.
     shifts : ndarray of float32, (8, 128)
-        Becomes the common mode [photons], repeated over the 64 columns of each ASIC.
+        Becomes baseline and common mode [photons], repeated over the 64 columns of each ASIC.
     """
     analog = values[:PIXELS]
     digital = values[PIXELS : 2 * PIXELS]
@@ -558,7 +785,7 @@ def common_modes(values, offset, gain, limit, cell, mask, shifts):
                 total_ = I32(0)  # at most 64 * 2048
                 dark_ = I32(0)
                 for i in range(64):
-                    value = F32(F32(F32(analog_[i]) - offset_[i]) * gain_[i])
+                    value = F32(F32(F32(F32(analog_[i]) - offset_[i]) * gain_[i]) - level)
                     is_dark = (digital_[i] < limit_[i]) & (mask_[i] != U8(0)) & (value < F32(0.5)) & (value > F32(-0.5))
                     value = value if is_dark else F32(0)
                     total_ = I32(total_ + I32(F32(value * F32(FIXED_POINT))))
@@ -568,7 +795,7 @@ def common_modes(values, offset, gain, limit, cell, mask, shifts):
             mean = F32(0)
             if dark >= COMMON_MODE_PIXELS:
                 mean = F32(total / (FIXED_POINT * dark))
-            shifts[asic_row, asic_column * 64 : (asic_column + 1) * 64] = mean
+            shifts[asic_row, asic_column * 64 : (asic_column + 1) * 64] = F32(level + mean)
 
 
 @njit(cache=True, nogil=True)

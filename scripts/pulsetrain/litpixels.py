@@ -64,6 +64,7 @@ def count_module(
     hit_modules=None,
     photon_threshold=0.5,
     common_mode=False,
+    baseline_shift=False,
     per_frame_mask=False,
     threads=1,
 ):
@@ -89,13 +90,15 @@ def count_module(
         See :mod:`pulsetrain.kernels`.
     common_mode : bool
         Subtract the common mode of each ASIC (raw only).
+    baseline_shift : bool
+        Subtract the level of each module's dark pixels, before that (raw only).
     per_frame_mask : bool
         Also drop, frame by frame, the pixels that the facility's ``image/mask`` flags.
     threads : int
     """
     layout = read_layout(vds_path, "/pulsetrain")
     cells = np.unique(layout.cell_id)
-    conversion = run_conversion(layout.attributes, photon_threshold, common_mode, vds_path)
+    conversion = run_conversion(layout.attributes, photon_threshold, common_mode, baseline_shift, vds_path)
     with open_storages() as storage_of, ThreadPoolExecutor(threads) as pool:
         good = good_bytes(read_mask(open_mask(mask_path, cells, storage_of), cells, pool))
         opened = run_constants(layout.attributes, vds_path, constants, module, cells, storage_of)

@@ -56,6 +56,7 @@ def photon_blocks(
     *,
     photon_threshold=0.5,
     common_mode=False,
+    baseline_shift=False,
     per_frame_mask=False,
     threads=1,
     block=16,
@@ -82,6 +83,8 @@ def photon_blocks(
         See :mod:`pulsetrain.kernels`.
     common_mode : bool
         Subtract the common mode of each ASIC (raw only).
+    baseline_shift : bool
+        Subtract the level of each module's dark pixels, before that (raw only).
     per_frame_mask : bool
         Also drop, frame by frame, the pixels that the facility's ``image/mask`` flags.
     threads : int
@@ -99,7 +102,7 @@ def photon_blocks(
     """
     layout = read_layout(vds_path, "/pulsetrain")
     frames = np.asarray(frames, np.int64)
-    conversion = run_conversion(layout.attributes, photon_threshold, common_mode, vds_path)
+    conversion = run_conversion(layout.attributes, photon_threshold, common_mode, baseline_shift, vds_path)
     frames = frames[np.lexsort((frames, layout.cell_id[frames]))]
     batches = _batches(layout.cell_id[frames], block)
     where = {module: [values[frames] for values in source_rows(layout, module)] for module in modules}

@@ -24,15 +24,18 @@ class Conversion(NamedTuple):
         Constants, for raw data.
     common_mode : bool
         Subtract the common mode of each ASIC from raw data.
+    baseline_shift : bool
+        Subtract the level of the module's dark pixels from raw data, before that.
     """
 
     scale: np.float32
     bias: np.float32
     calibration: Calibration | None
     common_mode: bool
+    baseline_shift: bool
 
 
-def run_conversion(attributes, photon_threshold, common_mode, path):
+def run_conversion(attributes, photon_threshold, common_mode, baseline_shift, path):
     """How the values of a run become photons; raw data need a module's constants in it as well.
 
     Parameters
@@ -43,6 +46,8 @@ def run_conversion(attributes, photon_threshold, common_mode, path):
         Fraction of a photon's energy at which it counts.
     common_mode : bool
         Subtract the common mode of each ASIC, if the data are raw.
+    baseline_shift : bool
+        Subtract the level of the module's dark pixels, if the data are raw.
     path : str or Path
         The VDS, for errors.
 
@@ -60,8 +65,9 @@ def run_conversion(attributes, photon_threshold, common_mode, path):
     scale = np.float32(1)
     if units == "keV":
         scale = np.float32(1 / photon_energy(attributes, path))
+    raw = attributes["stream"] == "raw"
     return Conversion(
-        scale, threshold_bias(photon_threshold), None, bool(common_mode) and attributes["stream"] == "raw"
+        scale, threshold_bias(photon_threshold), None, raw and bool(common_mode), raw and bool(baseline_shift)
     )
 
 
@@ -126,7 +132,8 @@ def recipe_of(block, conversion):
     dtype = block.storage.dtype
     if conversion.calibration is not None:
         offset, gain, limit, _ = conversion.calibration
-        return Recipe(RAW, conversion.scale, conversion.bias, conversion.common_mode, offset, gain, limit)
+        shifts = conversion.common_mode, conversion.baseline_shift
+        return Recipe(RAW, conversion.scale, conversion.bias, *shifts, offset, gain, limit)
     whole = block.packed and block.storage.shuffled and dtype == np.float32 and conversion.scale == 1
     if dtype == np.uint8:
         mode = BYTES
@@ -135,7 +142,8 @@ def recipe_of(block, conversion):
     else:
         mode = FLOATS if dtype.kind == "f" else INTEGERS
     none = np.empty((3, 0, PIXELS), np.float32)
-    return Recipe(mode, conversion.scale, conversion.bias, False, none, none, np.empty((2, 0, PIXELS), np.uint16))
+    limit = np.empty((2, 0, PIXELS), np.uint16)
+    return Recipe(mode, conversion.scale, conversion.bias, False, False, none, none, limit)
 
 
 def flags_of(found):

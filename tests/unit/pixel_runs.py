@@ -7,6 +7,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import pandas as pd
+from reference import dark_level
 
 from pulsetrain.detector import xfel_from_lab
 from pulsetrain.layout import RunLayout, write_layout
@@ -184,6 +185,20 @@ def raw_values(random, n_frames, lit=0.03):
     return values
 
 
+def shifted_raw_frames(random, constants, module, cells, shift_photons=1.5):
+    """Raw frames as these constants make them: sparse photons, some in each stage, every frame shifted as a whole."""
+    offset, gain, _, _ = xfel_constants(constants, module, 9.3)
+    frames = np.empty((len(cells), 2, 512, 128), "u2")
+    for frame, cell in zip(frames, cells, strict=True):
+        stage = random.choice(3, (512, 128), p=[0.98, 0.01, 0.01])
+        photons = np.choose(stage, [random.poisson(0.05, (512, 128)), 200, 3000])
+        signal = photons + np.where(stage == 0, random.normal(0, shift_photons) + random.normal(0, 0.1, stage.shape), 0)
+        analog = np.choose(stage, offset[:, cell]) + signal / np.choose(stage, gain[:, cell])
+        frame[0] = np.clip(np.rint(analog), 0, 16383)
+        frame[1] = np.choose(stage, [6000, 7200, 8100]) + random.integers(-20, 20, stage.shape)
+    return frames
+
+
 # Plain numpy versions: the definition of what the kernels compute.
 
 
@@ -209,27 +224,36 @@ def xfel_constants(values, module, energy):
     return offset, gain, xfel_from_lab(values["digitalThresholds"], module), finite
 
 
-def raw_reference(values, offset, gain, threshold, good, bias, common_mode):
+def raw_reference(values, offset, gain, threshold, good, bias, common_mode, baseline_shift=False):
     """Photons of one raw frame; constants of its cell: (3, 512, 128), thresholds (2, 512, 128)."""
     analog, digital = values[0].astype("f4"), values[1].astype("i4")
     stage = (digital > threshold[0]).astype(int) + (digital > threshold[1])
     with np.errstate(invalid="ignore"):
         v = (analog - np.choose(stage, offset)) * np.choose(stage, gain)
         assert v.dtype == np.float32
-        if common_mode:
-            dark = (stage == 0) & good & (np.abs(v) < 0.5)
-            for row in range(0, 512, 64):
-                for column in range(0, 128, 64):
-                    asic = np.s_[row : row + 64, column : column + 64]
-                    n = int(dark[asic].sum())
-                    if n < 1024:
-                        continue
-                    total = int((v[asic][dark[asic]] * np.float32(4096)).astype("i4").sum())
-                    v[asic] = np.where(stage[asic] == 0, v[asic] - np.float32(total / (4096 * n)), v[asic])
-        return cut(v, bias)
+        return cut(raw_signal(v, stage, good, common_mode, baseline_shift), bias)
 
 
-def photons_reference(run, data, module, cells, good, constants=None, threshold=0.5, common_mode=False):
+def raw_signal(v, stage, good, common_mode, baseline_shift=False):
+    """Values [photons] without the shifts that the options take off stage 0."""
+    level = dark_level(v[(stage == 0) & good]) if baseline_shift else np.float32(0)
+    shift = np.full(v.shape, level)
+    if common_mode:
+        dark = (stage == 0) & good & (np.abs(v - level) < 0.5)
+        for row in range(0, 512, 64):
+            for column in range(0, 128, 64):
+                asic = np.s_[row : row + 64, column : column + 64]
+                n = int(dark[asic].sum())
+                if n < 1024:
+                    continue
+                total = int(((v[asic] - level)[dark[asic]] * np.float32(4096)).astype("i4").sum())
+                shift[asic] = level + np.float32(total / (4096 * n))
+    return np.where(stage == 0, v - shift, v)
+
+
+def photons_reference(
+    run, data, module, cells, good, constants=None, threshold=0.5, common_mode=False, baseline_shift=False
+):
     """Photons (frames, 512, 128) uint16 of one module, 0 where `good` (frames, 512, 128) is False."""
     attributes = run.layout.attributes
     bias = np.float32(1 - threshold)
@@ -241,7 +265,14 @@ def photons_reference(run, data, module, cells, good, constants=None, threshold=
             cell = cells[frame]
             mask = good[frame] & finite[cell]
             found[frame] = raw_reference(
-                values[frame], offset[:, cell], gain[:, cell], limits[:, cell], mask, bias, common_mode
+                values[frame],
+                offset[:, cell],
+                gain[:, cell],
+                limits[:, cell],
+                mask,
+                bias,
+                common_mode,
+                baseline_shift,
             )
             found[frame][~mask] = 0
         elif values.dtype.kind == "f":

@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pixel_runs import float_reference, integer_reference, random_constants, raw_reference, raw_values, xfel_constants
+from pixel_runs import (
+    float_reference,
+    integer_reference,
+    random_constants,
+    raw_reference,
+    raw_signal,
+    raw_values,
+    xfel_constants,
+)
+from reference import dark_level
 
 from pulsetrain import decode, kernels
 from pulsetrain.constants import prepare_constants
+from pulsetrain.detector import LAB_SHAPE
 from pulsetrain.kernels import PIXELS
 
 HALF = np.float32(0.5)
@@ -155,12 +165,20 @@ def constants_of(given, module, energy=9.3):
     return prepare_constants(flat[0].copy(), gain_kev, flat[2], energy), (offset, gain, threshold, finite)
 
 
+def recipe_for(calibration, common_mode, baseline_shift):
+    arrays = calibration.offset, calibration.gain, calibration.limit
+    return kernels.Recipe(kernels.RAW, np.float32(1), HALF, common_mode, baseline_shift, *arrays)
+
+
+@pytest.mark.parametrize("baseline_shift", [False, True])
 @pytest.mark.parametrize("common_mode", [False, True])
 @pytest.mark.parametrize("bad", [0.03, 0.7, 0.8, 1])
 @pytest.mark.parametrize("module", [3, 12])
-def test_raw_frames_become_photons_as_in_numpy(common_mode, bad, module):
+def test_raw_frames_become_photons_as_in_numpy(common_mode, baseline_shift, bad, module):
     values, given, mask = raw_case(6, bad)
     calibration, (offset, gain, threshold, finite) = constants_of(given, module)
+    near = np.random.default_rng(13).normal(90, 8, (512, 128))  # a shift of 1.4 photons in frame 0 and cell 0
+    values[0, 0] = np.where(values[0, 1] < 6600, np.rint(offset[0, 0] + near), values[0, 0])
     np.testing.assert_array_equal(calibration.finite, finite.reshape(3, PIXELS))
     photons, shifts = np.empty(PIXELS, "u2"), np.zeros((8, 128), "f4")
     for frame in range(3):
@@ -169,8 +187,7 @@ def test_raw_frames_become_photons_as_in_numpy(common_mode, bad, module):
             mask_ = np.where(good, 255, 0).astype("u1")
             flat = values[frame].reshape(-1)
             arrays = (calibration.offset, calibration.gain, calibration.limit, cell, mask_)
-            if common_mode:
-                kernels.common_modes(flat, *arrays, shifts)
+            kernels.frame_shifts(flat, cell, mask_, recipe_for(calibration, common_mode, baseline_shift), shifts)
             full = kernels.raw_photons(flat, *arrays, shifts, HALF, photons)
             expected = raw_reference(
                 values[frame],
@@ -180,6 +197,7 @@ def test_raw_frames_become_photons_as_in_numpy(common_mode, bad, module):
                 good.reshape(512, 128),
                 HALF,
                 common_mode,
+                baseline_shift,
             )
             np.testing.assert_array_equal(photons[good], expected.reshape(-1)[good])
             assert full == ((flat[:PIXELS] >= 16383) & good).sum()
@@ -199,9 +217,114 @@ def test_the_common_mode_is_taken_off():
     values[0], values[1] = np.rint(clean + np.clip(shift, -28, 28)), 6000
     photons, shifts = np.empty(PIXELS, "u2"), np.zeros((8, 128), "f4")
     arrays = (calibration.offset, calibration.gain, calibration.limit, 0, np.full(PIXELS, 255, "u1"))
-    kernels.common_modes(values.reshape(-1), *arrays, shifts)
+    kernels.common_modes(values.reshape(-1), *arrays, np.float32(0), shifts)
     kernels.raw_photons(values.reshape(-1), *arrays, shifts, HALF, photons)
     np.testing.assert_array_equal(photons.reshape(512, 128), truth)
+
+
+FLAT = {
+    "darkOffsets": np.full((3, 1, *LAB_SHAPE), 5000, "f4"),
+    "analogGains_keV": np.full((3, 1, *LAB_SHAPE), 1 / 64, "f4"),
+    "digitalThresholds": np.stack([np.full((1, *LAB_SHAPE), level, "i2") for level in (7000, 8000)]),
+}
+
+
+def shifted_frame(rng, mean, shift, noise, module_shifts=0.0):
+    """A frame of 64 ADU per photon, of which every part is shifted."""
+    asics = np.kron(rng.normal(0, module_shifts, (8, 2)), np.ones((64, 64)))
+    truth = rng.poisson(mean, (512, 128))
+    signal = truth + shift + asics + rng.normal(0, noise, (512, 128))
+    return np.stack([np.rint(5000 + 64 * signal), np.full((512, 128), 6000)]).astype("u2").reshape(-1), truth
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 0.02, 0.3, 0.7, 1.2, 1.6, 1.9]),
+    st.floats(-7, 7),
+    st.floats(0.05, 0.18),
+    st.floats(0, 0.5),
+)
+def test_the_baseline_is_found_up_to_two_photons_per_pixel(seed, mean, shift, noise, bad):
+    """Whatever the shift, and although most pixels are lit at 0.7 photons and more; to 1/50 photon, 0.003 typically."""
+    rng = np.random.default_rng(seed)
+    calibration, _ = constants_of(FLAT, 0, 1)
+    frame, _ = shifted_frame(rng, mean, shift, noise)
+    mask = random_mask(rng, bad)
+    level = kernels.baseline_level(frame, calibration.offset, calibration.gain, calibration.limit, 0, mask)
+    assert level == dark_level(((frame[:PIXELS] - np.float32(5000)) / np.float32(64))[mask > 0])
+    assert level == pytest.approx(shift, abs=0.02)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(1.5, 8), st.floats(-1, 1), st.floats(0.1, 0.5))
+def test_bright_frames_lose_no_photons_to_the_baseline(seed, mean, shift, bad):
+    """With hardly any dark pixel left, the baseline is the right one or nothing; never off by a photon."""
+    rng = np.random.default_rng(seed)
+    calibration, _ = constants_of(FLAT, 0, 1)
+    frame, _ = shifted_frame(rng, mean, shift, 0.12)
+    mask = random_mask(rng, bad)
+    level = kernels.baseline_level(frame, calibration.offset, calibration.gain, calibration.limit, 0, mask)
+    assert level == dark_level(((frame[:PIXELS] - np.float32(5000)) / np.float32(64))[mask > 0])
+    assert level == 0 or level == pytest.approx(shift, abs=0.02)
+
+
+@pytest.mark.parametrize("shift", [-1.7, 0.8, 3.2])
+def test_shifts_larger_than_half_a_photon_need_the_baseline(shift):
+    """The common mode alone cannot tell such a shift from photons; with the baseline all photons are right."""
+    rng = np.random.default_rng(12)
+    calibration, _ = constants_of(FLAT, 0, 1)
+    frame, truth = shifted_frame(rng, 0.05, shift, 0.08, module_shifts=0.1)
+    mask = np.full(PIXELS, 255, "u1")
+    arrays = (calibration.offset, calibration.gain, calibration.limit, 0, mask)
+    wrong = {}
+    for baseline_shift in (False, True):
+        photons, shifts = np.empty(PIXELS, "u2"), np.zeros((8, 128), "f4")
+        kernels.frame_shifts(frame, 0, mask, recipe_for(calibration, True, baseline_shift), shifts)
+        kernels.raw_photons(frame, *arrays, shifts, HALF, photons)
+        wrong[baseline_shift] = (photons != truth.reshape(-1)).mean()
+    assert wrong[True] < 1e-4  # 0.5 photon is 6 sigma
+    assert wrong[False] > 0.04
+
+
+@pytest.mark.parametrize(("common_mode", "baseline_shift"), [(False, False), (True, True)])
+@pytest.mark.parametrize("module", [3, 12])
+def test_energies_are_those_of_the_photons(common_mode, baseline_shift, module):
+    """floor(energy / E + 1 - threshold) is the photons in all stages.
+
+    The energy is the float32 value in photons times E. Dividing by E again may miss that value by two units in the
+    last place, which matters where it lies so near the edge between two numbers of photons.
+    """
+    energy = np.float32(9.3)
+    values, given, mask = raw_case(6)
+    calibration, (offset, gain, threshold, finite) = constants_of(given, module)
+    recipe = recipe_for(calibration, common_mode, baseline_shift)
+    shifts = np.zeros((8, 128), "f4")
+    seen = np.zeros(4, int)
+    for frame in range(3):
+        flat = values[frame].reshape(-1)
+        good = (mask > 0) & finite[1].reshape(-1)
+        mask_ = np.where(good, 255, 0).astype("u1")
+        arrays = (calibration.offset, calibration.gain, calibration.limit, 1, mask_)
+        photons, kev, stage = np.empty(PIXELS, "u2"), np.empty(PIXELS, "f4"), np.empty(PIXELS, "i1")
+        kernels.frame_shifts(flat, 1, mask_, recipe, shifts)
+        kernels.raw_photons(flat, *arrays, shifts, HALF, photons)
+        kernels.raw_energies(flat, *arrays, shifts, energy, kev, stage)
+
+        digital = values[frame, 1].astype("i4")
+        stage_ = (digital > threshold[0, 1]).astype(int) + (digital > threshold[1, 1])
+        np.testing.assert_array_equal(stage, np.where(good, stage_.reshape(-1), -1))
+        with np.errstate(invalid="ignore", over="ignore"):
+            signal = (values[frame, 0].astype("f4") - np.choose(stage_, offset[:, 1])) * np.choose(stage_, gain[:, 1])
+            signal = raw_signal(signal, stage_, good.reshape(512, 128), common_mode, baseline_shift).reshape(-1)
+            np.testing.assert_array_equal(kev, np.where(good, signal * energy, np.float32(0)))
+        back = kev[good].astype("f8") / energy + 0.5
+        again = np.clip(np.floor(back), 0, 65535)
+        near = np.abs(back - np.rint(back)) <= 2 * np.spacing(np.abs(back).astype("f4"))
+        assert ((again == photons[good]) | near).all()
+        assert (again != photons[good]).mean() < 1e-3
+        seen += np.bincount(stage + 1, minlength=4)
+    assert (seen > 500).all()
 
 
 def test_flags_take_pixels_off_the_mask():

@@ -8,6 +8,7 @@ from pixel_runs import (
     photons_reference,
     random_constants,
     raw_values,
+    shifted_raw_frames,
     write_constants,
     write_run,
     xfel_constants,
@@ -131,6 +132,24 @@ def test_every_way_of_storing_gives_what_numpy_gives(tmp_path, way, dtype, units
     assert found["photons"].dtype == np.uint64
 
 
+@pytest.mark.parametrize(
+    ("common_mode", "baseline_shift"), [(False, False), (False, True), (True, False), (True, True)]
+)
+def test_shifted_raw_frames_are_counted_as_numpy_counts(tmp_path, common_mode, baseline_shift):
+    rng = np.random.default_rng(8)
+    constants = random_constants(rng, 10)
+    data = {MODULE: shifted_raw_frames(rng, constants, MODULE, CELLS)}
+    run = write_run(tmp_path / "run", data, CELLS, "chunk of 3", "ADU", constants={MODULE: constants})
+    found = count(run, tmp_path, common_mode=common_mode, baseline_shift=baseline_shift, threads=2)
+    good = np.ones((N_FRAMES, *MODULE_SHAPE), bool)
+    photons = photons_reference(
+        run, data, MODULE, CELLS, good, {MODULE: constants}, common_mode=common_mode, baseline_shift=baseline_shift
+    )
+    full = data[MODULE][:, 0] >= 16383
+    assert_counts(found, expected_counts(photons, CELLS, np.ones(N_FRAMES, bool), np.ones(MODULE_SHAPE, bool), full))
+    assert (found["litpixels"].max() < 10_000) == baseline_shift  # without it, a shift up lights the whole module
+
+
 def proc_case(folder, way="gzip shuffle", dtype="uint8", cells=CELLS, **options):
     rng = np.random.default_rng(5)
     data = {MODULE: make_data(dtype, rng, len(cells))}
@@ -146,7 +165,7 @@ def counted(run, **options):
     """count_frames with what count_module prepares for it, so that block sizes can be chosen."""
     layout = read_layout(run.vds, "/pulsetrain")
     cells = np.unique(layout.cell_id)
-    conversion = run_conversion(layout.attributes, 0.5, True, run.vds)
+    conversion = run_conversion(layout.attributes, 0.5, True, True, run.vds)
     with open_storages() as storage_of:
         good = good_bytes(read_mask(open_mask(run.masks[0], cells, storage_of), cells))
         opened = run_constants(layout.attributes, run.vds, (run.constants or [None])[0], MODULE, cells, storage_of)

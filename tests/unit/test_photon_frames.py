@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 import sum_misses
-from pixel_runs import WAYS, photons_reference, random_constants, write_run, xfel_constants
+from pixel_runs import WAYS, photons_reference, random_constants, shifted_raw_frames, write_run, xfel_constants
 from test_litpixels import make_data
 
 from pulsetrain import chunks
@@ -119,6 +119,23 @@ def test_only_wanted_frames_of_large_chunks_are_held(tmp_path, monkeypatch, flag
         np.testing.assert_array_equal(found.photons[:, module], values[frames])
     frame_bytes = 4 * 512 * 128
     assert max(asked) == len(frames) * frame_bytes  # a chunk is 32 frames
+
+
+@pytest.mark.parametrize(("common_mode", "baseline_shift"), [(False, True), (True, True), (True, False)])
+def test_shifted_raw_frames(tmp_path, common_mode, baseline_shift):
+    rng = np.random.default_rng(14)
+    options = {"common_mode": common_mode, "baseline_shift": baseline_shift}
+    given = {module: random_constants(rng, 10) for module in MODULES}
+    data = {module: shifted_raw_frames(rng, given[module], module, CELLS) for module in MODULES}
+    run = write_run(tmp_path / "run", data, CELLS, "contiguous", "ADU", constants=given)
+    good = np.ones((len(CELLS), *MODULE_SHAPE), bool)
+    expected = [photons_reference(run, data, module, CELLS, good, given, **options) for module in MODULES]
+    blocks = photon_blocks(
+        run.vds, np.arange(len(CELLS)), MODULES, run.masks, run.outliers, run.constants, threads=2, **options
+    )
+    for found in blocks:
+        for module, photons in zip(MODULES, expected, strict=True):
+            np.testing.assert_array_equal(found.photons[:, module], photons[found.frames])
 
 
 def test_no_frames_give_no_blocks(tmp_path):
