@@ -194,7 +194,7 @@ def shifted_raw_frames(random, constants, module, cells, shift_photons=1.5):
         photons = np.choose(stage, [random.poisson(0.05, (512, 128)), 200, 3000])
         signal = photons + np.where(stage == 0, random.normal(0, shift_photons) + random.normal(0, 0.1, stage.shape), 0)
         analog = np.choose(stage, offset[:, cell]) + signal / np.choose(stage, gain[:, cell])
-        frame[0] = np.clip(np.rint(analog), 0, 16383)
+        frame[0] = np.clip(np.rint(np.nan_to_num(analog)), 0, 16383)
         frame[1] = np.choose(stage, [6000, 7200, 8100]) + random.integers(-20, 20, stage.shape)
     return frames
 
