@@ -1,7 +1,7 @@
 """Write one page with the pictures of a run, their captions and its numbers (HTML, self-contained)."""
 
-from pulsetrain.page import write_page
 from pulsetrain.provenance import begin_job, checkout_path
+from pulsetrain.run_page import write_page
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821

@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 from extra_geom import AGIPD_1MGeometry
-from matplotlib.colors import LogNorm, PowerNorm
+from matplotlib.colors import ListedColormap, LogNorm, PowerNorm
 
 from pulsetrain.detector import MASK_BIT_NAMES
 from pulsetrain.figures import new_figure, say_nothing_to_show
@@ -38,8 +38,55 @@ def draw_assembled(geometry_path, image, title, units, log=True, colours="viridi
         say_nothing_to_show(axes, f"{title}: nothing to show")
         return figure
     axes.set_title(title, fontsize=11)
-    _show(AGIPD_1MGeometry.from_crystfel_geom(geometry_path), figure, axes, image, units, log, colours)
+    geometry = AGIPD_1MGeometry.from_crystfel_geom(geometry_path)
+    show_assembled(geometry, figure, axes, image, units, _norm(image, log), colours)
     return figure
+
+
+def show_assembled(geometry, figure, axes, image, units, norm, colours="viridis", no_value=None, extend="neither"):
+    """Draw one image on the assembled detector into given axes, seen along the beam, with a colour bar.
+
+    Parameters
+    ----------
+    geometry : extra_geom.AGIPD_1MGeometry
+    figure : matplotlib.figure.Figure
+    axes : matplotlib.axes.Axes
+    image : ndarray, (16, 512, 128)
+        (module, slow_scan, fast_scan); gaps and pixels that are NaN stay white.
+    units : str
+        Of `image`.
+    norm : matplotlib.colors.Normalize
+        With its limits.
+    colours : str
+        Colour map.
+    no_value : tuple of (ndarray of bool, str), optional
+        Pixels (16, 512, 128) to be drawn in a colour of their own, and that colour.
+    extend : str
+        Ends of the colour bar beyond which there are values.
+    """
+    assembled, centre = geometry.position_modules(image)
+    if isinstance(norm, LogNorm):
+        # A logarithmic scale cannot show zeros; they are drawn in its lowest colour, gaps stay white.
+        assembled = np.where(assembled <= 0, norm.vmin, assembled)
+    height, width = assembled.shape
+    pixel_mm = 0.2
+    # Looking along the beam +x points to the left, so the columns are turned round, as EXtra-geom does.
+    extent = (
+        (width - centre[1]) * pixel_mm,
+        -centre[1] * pixel_mm,
+        -centre[0] * pixel_mm,
+        (height - centre[0]) * pixel_mm,
+    )
+    # Averaging colours where the picture has fewer pixels than the detector: no single row or hot pixel is lost.
+    place = {"origin": "lower", "extent": extent, "interpolation": "antialiased", "interpolation_stage": "rgba"}
+    if no_value is not None:
+        where, colour = no_value
+        unknown, _ = geometry.position_modules(np.where(where, 1.0, np.nan))
+        axes.imshow(unknown[:, ::-1], cmap=ListedColormap([colour]), **place)
+    picture = axes.imshow(assembled[:, ::-1], norm=norm, cmap=colours, **place)
+    axes.plot(0, 0, "+", color="#d1495b", markersize=10)
+    axes.set(xlabel="x [mm]", ylabel="y [mm]", aspect="equal")
+    figure.colorbar(picture, ax=axes, shrink=0.85, label=units, extend=extend)
 
 
 def draw_powder(geometry_path, powder_path, name, counts_name, title):
@@ -130,31 +177,12 @@ def draw_gallery(geometry_path, cxi_path, n_images=12):
     return figure
 
 
-def _show(geometry, figure, axes, image, units, log, colours):
-    assembled, centre = geometry.position_modules(image)
-    finite = assembled[np.isfinite(assembled)]
+def _norm(image, log):
+    finite = image[np.isfinite(image)]
     if log and (finite > 0).any():
         low, high = np.percentile(finite[finite > 0], [1, 99.9])
-        norm = LogNorm(vmin=max(low, high * 1e-4), vmax=max(high, low * 1.01))
-        # A logarithmic scale cannot show zeros; they are drawn in its lowest colour, gaps stay white.
-        assembled = np.where(assembled <= 0, norm.vmin, assembled)
-    else:
-        norm = PowerNorm(1, vmin=0, vmax=max(finite.max(), 1e-9))
-    height, width = assembled.shape
-    pixel_mm = 0.2
-    # Looking along the beam +x points to the left, so the columns are turned round, as EXtra-geom does.
-    extent = (
-        (width - centre[1]) * pixel_mm,
-        -centre[1] * pixel_mm,
-        -centre[0] * pixel_mm,
-        (height - centre[0]) * pixel_mm,
-    )
-    picture = axes.imshow(
-        assembled[:, ::-1], origin="lower", extent=extent, norm=norm, cmap=colours, interpolation="nearest"
-    )
-    axes.plot(0, 0, "+", color="#d1495b", markersize=10)
-    axes.set(xlabel="x [mm]", ylabel="y [mm]", aspect="equal")
-    figure.colorbar(picture, ax=axes, shrink=0.85, label=units)
+        return LogNorm(vmin=max(low, high * 1e-4), vmax=max(high, low * 1.01))
+    return PowerNorm(1, vmin=0, vmax=max(finite.max(), 1e-9))
 
 
 def _binned(image, size):

@@ -12,6 +12,9 @@ HIT_COLOUR = "#d95f02"
 MISS_COLOUR = "#1b6ca8"
 FRAME_COLOUR = "#9a9a9a"
 THRESHOLD_COLOUR = "#111111"
+FAILED_COLOUR = "#b3202c"
+STAGE_COLOURS = ("#1b6ca8", "#d95f02", "#2c7a4b")
+STAGE_NAMES = ("high gain", "medium gain", "low gain")
 
 
 def new_figure(width=9.0, height=4.5, **subplots):

@@ -1,12 +1,10 @@
-"""The report page of a run: numbers, findings, pictures and captions in one file that needs nothing else."""
+"""Pages that need nothing else: head, numbers, tables, pictures with captions, and the origin, in one HTML file."""
 
 import base64
 import html
-import json
-import struct
 from pathlib import Path
+from typing import NamedTuple
 
-import h5py
 from docutils.core import publish_parts
 
 from pulsetrain.output import write_text
@@ -33,6 +31,8 @@ figure { margin: 14px 0; background: white; border: 1px solid var(--line); borde
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption { color: #39424f; font-size: 14.5px; max-width: 76ch; margin: 10px auto 0; }
 figcaption p { margin: 6px 0; }
+figure details { border-top: 1px solid var(--line); padding: 8px 0; }
+figure summary { cursor: pointer; font-weight: 600; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; background: white; font-size: 14px; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 6px 10px; border: 1px solid var(--line); }
@@ -42,26 +42,31 @@ footer { color: var(--soft); font-size: 13px; padding: 30px 0; }
 """
 
 
-def write_page(run, sample, names, figures, captions, integrity, events, cxi, emc, output, attributes):
-    """Write the report of a run.
+class Section(NamedTuple):
+    """A part of a page: `name` is the target of its link, `heading` stands above `content` (HTML)."""
+
+    name: str
+    heading: str
+    content: str
+
+
+def write_html(title, lead, head, sections, output, attributes):
+    """Write a page.
 
     Parameters
     ----------
-    run : int
-    sample : str
-    names, figures, captions : list of str
-        Name, PNG file and caption (reStructuredText file) of each picture, in the order of the page.
-    integrity, events, cxi, emc : str
-        The run's files, for its numbers.
+    title, lead : str
+        Heading, and one sentence below it; plain text.
+    head : str
+        HTML between the heading and the links: the most important numbers.
+    sections : list of Section
     output : str
-        HTML file; pictures are inside it.
+        HTML file.
     attributes : dict
         Provenance, shown at the end of the page.
     """
-    findings = json.loads(Path(integrity).read_text(encoding="utf-8"))
-    title = f"Run {run:04d}" + (f", {sample}" if sample else "")
-    sections = [_figure(name, figure, caption) for name, figure, caption in zip(names, figures, captions, strict=True)]
-    links = "".join(f'<a href="#{name}">{_words(name)}</a>' for name in ("findings", *names))
+    links = "".join(f'<a href="#{section.name}">{words(section.name)}</a>' for section in sections)
+    body = "".join(f'<h2 id="{name}">{html.escape(heading)}</h2>\n{content}\n' for name, heading, content in sections)
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -73,15 +78,12 @@ def write_page(run, sample, names, figures, captions, integrity, events, cxi, em
 <body>
 <header>
 <h1>{html.escape(title)}</h1>
-<p class="lead">{html.escape(findings["summary"])}</p>
-{_numbers(findings, events, cxi, emc)}
+<p class="lead">{html.escape(lead)}</p>
+{head}
 <nav>{links}</nav>
 </header>
 <main>
-<h2 id="findings">Findings of the integrity check</h2>
-{_findings_table(findings["findings"])}
-{"".join(sections)}
-<footer>Made by pulsetrain {attributes["pulsetrain_version"]} (revision {attributes["git_revision"]})
+{body}<footer>Made by pulsetrain {attributes["pulsetrain_version"]} (revision {attributes["git_revision"]})
 on {attributes["created"]}.
 <details><summary>All of its origin</summary><pre>{html.escape(as_text(attributes, ""))}</pre>
 </details></footer>
@@ -92,64 +94,36 @@ on {attributes["created"]}.
     write_text(output, page)
 
 
-def _numbers(findings, events, cxi, emc):
-    with h5py.File(events) as file:
-        attributes = dict(file.attrs)
-        n_frames = file["is_hit"].shape[0]
-        energy = file["pulse_energy"][()]
-    with h5py.File(cxi) as file:
-        photons = file["entry_1/instrument_1/detector_1/photon_counts"][()]
-    with Path(emc).open("rb") as file:
-        n_emc = struct.unpack("<i", file.read(4))[0]
-    n_hits = int(attributes["n_hits"])
-    known = energy[energy == energy]
-    boxes = [
-        ("integrity", f'<b class="{findings["verdict"]}">{findings["verdict"]}</b>'),
-        ("frames used", f"<b>{n_frames}</b>"),
-        ("frames excluded", f"<b>{sum(findings['frames']['excluded'].values())}</b>"),
-        ("hits", f"<b>{n_hits}</b>"),
-        ("hit rate", f"<b>{100 * n_hits / n_frames:.2f} %</b>" if n_frames else "<b>-</b>"),
-        ("photons per hit, mean", f"<b>{photons.mean():.0f}</b>" if len(photons) else "<b>-</b>"),
-        ("pulse energy, mean", f"<b>{known.mean() * 1e3:.2f} mJ</b>" if len(known) else "<b>unknown</b>"),
-        ("frames for Dragonfly", f"<b>{n_emc}</b>"),
-    ]
-    reason = str(attributes.get("reason", ""))
-    note = f'<p class="refused">{html.escape(reason)}</p>' if reason else ""
-    inner = "".join(f"<div>{value}<span>{label}</span></div>" for label, value in boxes)
-    return f'<div class="numbers">{inner}</div>{note}'
+def boxes(numbers):
+    """HTML of numbers in boxes, each with what it is below: list of (label, HTML of the number)."""
+    inner = "".join(f"<div>{value}<span>{html.escape(label)}</span></div>" for label, value in numbers)
+    return f'<div class="numbers">{inner}</div>'
 
 
-def _findings_table(findings):
-    if not findings:
-        return "<p>No faults were found.</p>"
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{html.escape(text)}</td>"
-            for text in (
-                item["kind"].replace("_", " "),
-                "" if item["module"] is None else str(item["module"]),
-                item["message"],
-                item.get("next_step") or "",
-            )
-        )
-        + "</tr>"
-        for item in findings
-    )
-    return (
-        '<div class="scroll"><table><tr><th>what</th><th>module</th><th>found</th><th>what to do</th></tr>'
-        f"{rows}</table></div>"
-    )
+def table(head, rows):
+    """HTML of a table; all texts are escaped."""
+    first = "".join(f"<th>{html.escape(text)}</th>" for text in head)
+    rest = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><tr>{first}</tr>{rest}</table></div>'
 
 
-def _figure(name, figure, caption):
-    picture = base64.b64encode(Path(figure).read_bytes()).decode("ascii")
-    text = publish_parts(Path(caption).read_text(encoding="utf-8"), writer="html5")["body"]
-    return (
-        f'<h2 id="{name}">{_words(name)}</h2><figure><img alt="{_words(name)}" '
-        f'src="data:image/png;base64,{picture}"><figcaption>{text}</figcaption></figure>\n'
-    )
+def picture_section(name, figure, caption):
+    """Section with one picture: its name, its PNG file and its caption (reStructuredText file)."""
+    content = f"<figure>{image(figure, words(name))}<figcaption>{caption_html(caption)}</figcaption></figure>"
+    return Section(name, words(name), content)
 
 
-def _words(name):
+def image(figure, description):
+    """HTML of a PNG file, which becomes part of the page."""
+    data = base64.b64encode(Path(figure).read_bytes()).decode("ascii")
+    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
+
+
+def caption_html(path):
+    """HTML of a caption, a reStructuredText file."""
+    return publish_parts(Path(path).read_text(encoding="utf-8"), writer="html5")["body"]
+
+
+def words(name):
+    """``hit_rate`` as ``Hit rate``."""
     return name.replace("_", " ").capitalize()
