@@ -29,6 +29,7 @@ rule count_litpixels:
         stream=stream_of,
         photon_threshold=config["hits"]["photon_threshold"],
         common_mode=config["calibration"]["common_mode"],
+        baseline_shift=config["calibration"]["baseline_shift"],
         per_frame_mask=config["masks"]["per_frame"],
         hit_modules=HIT_MODULES,
         region=contents(REGION),

@@ -27,6 +27,7 @@ rule sum_misses:
         stream=stream_of,
         photon_threshold=config["hits"]["photon_threshold"],
         common_mode=config["calibration"]["common_mode"],
+        baseline_shift=config["calibration"]["baseline_shift"],
         per_frame_mask=config["masks"]["per_frame"],
         constants=constants_sizes,
     message:
@@ -70,6 +71,7 @@ rule write_cxi:
         stream=stream_of,
         photon_threshold=config["hits"]["photon_threshold"],
         common_mode=config["calibration"]["common_mode"],
+        baseline_shift=config["calibration"]["baseline_shift"],
         per_frame_mask=config["masks"]["per_frame"],
         constants=constants_sizes,
     message:

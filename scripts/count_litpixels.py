@@ -24,6 +24,7 @@ if __name__ == "__main__":
         hit_modules=job.params.hit_modules,
         photon_threshold=job.params.photon_threshold,
         common_mode=job.params.common_mode,
+        baseline_shift=job.params.baseline_shift,
         per_frame_mask=job.params.per_frame_mask,
         threads=job.threads,
     )

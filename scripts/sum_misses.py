@@ -30,7 +30,8 @@ def sum_misses(vds, events, output, attributes, *, modules, masks, outliers, con
         Files of `modules`, in their order; `constants` is empty for corrected data.
     threads : int
     **conversion
-        photon_threshold, common_mode, per_frame_mask; see :func:`pulsetrain.photon_frames.photon_blocks`.
+        photon_threshold, common_mode, baseline_shift, per_frame_mask; see
+        :func:`pulsetrain.photon_frames.photon_blocks`.
     """
     with h5py.File(events) as file:
         misses = np.flatnonzero(file["is_miss"][()])
@@ -82,5 +83,6 @@ if __name__ == "__main__":
         threads=job.threads,
         photon_threshold=job.params.photon_threshold,
         common_mode=job.params.common_mode,
+        baseline_shift=job.params.baseline_shift,
         per_frame_mask=job.params.per_frame_mask,
     )

@@ -83,6 +83,7 @@ def write_cxi(
     modules,
     photon_threshold,
     common_mode,
+    baseline_shift,
     per_frame_mask,
     threads,
     attributes,
@@ -108,6 +109,7 @@ def write_cxi(
             constants or None,
             photon_threshold=photon_threshold,
             common_mode=common_mode,
+            baseline_shift=baseline_shift,
             per_frame_mask=per_frame_mask,
             threads=threads,
         )
@@ -147,6 +149,7 @@ if __name__ == "__main__":
         modules=list(job.params.modules),
         photon_threshold=job.params.photon_threshold,
         common_mode=job.params.common_mode,
+        baseline_shift=job.params.baseline_shift,
         per_frame_mask=job.params.per_frame_mask,
         threads=job.threads,
         attributes=attributes,

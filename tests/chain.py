@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import sum_misses
 import write_cxi
 import write_emc
@@ -12,6 +13,7 @@ from pulsetrain.hits import find_hits
 from pulsetrain.integrity import accept_run, check_run
 from pulsetrain.litpixels import count_module
 from pulsetrain.masks import find_powder_outliers, make_run_mask
+from pulsetrain.photon_frames import photon_blocks
 from pulsetrain.powder import sum_powder
 from pulsetrain.provenance import SCRIPTS
 from pulsetrain.pulses import map_pulses
@@ -113,6 +115,7 @@ def process_run(place, run, stream, config, modules, threads=1):
     conversion = {
         "photon_threshold": hits["photon_threshold"],
         "common_mode": config["calibration"]["common_mode"],
+        "baseline_shift": config["calibration"]["baseline_shift"],
         "per_frame_mask": config["masks"]["per_frame"],
     }
     for module in modules:
@@ -176,6 +179,23 @@ def process_run(place, run, stream, config, modules, threads=1):
         **config["emc"],
     )
     return paths
+
+
+def photons_of_all_frames(settings, run, paths, common_mode):
+    """True and counted photons, and good pixels, (frames, modules, 512, 128)."""
+    modules = settings["modules"]
+    cell_id = simulate.frame_truth(settings, run)["cellId"]
+    shape = (len(cell_id), len(modules), 512, 128)
+    counted, good = np.zeros(shape, np.uint16), np.zeros(shape, bool)
+    masks = [paths["masks"][module] for module in modules]
+    constants = [paths["constants"][module] for module in modules]
+    frames = np.arange(len(cell_id))
+    blocks = photon_blocks(paths["vds"], frames, modules, masks, masks, constants, common_mode=common_mode)
+    for block in blocks:
+        counted[block.frames] = block.photons[:, modules]
+        good[block.frames] = block.mask[modules] == 0
+    true = [simulate.module_photons(settings, run, module, frames) for module in modules]
+    return np.stack(true, axis=1), counted, good
 
 
 HIT_PARAMETERS = (

@@ -159,6 +159,7 @@ def require_every_frame_its_own(paths, settings, run, stream, config):
         "units": attributes["units"],
         "threshold": config["hits"]["photon_threshold"],
         "common_mode": config["calibration"]["common_mode"],
+        "baseline_shift": config["calibration"]["baseline_shift"],
     }
     present = np.array([is_present(modules, module) for module in range(16)]).T
     for module in settings["modules"]:

@@ -104,7 +104,13 @@ def prepare(place, stream, files, geometry):
         events.attrs.update({"status": "complete", "reason": ""})
         misses["mean"] = np.zeros((16, 512, 128), "f4")
         misses.attrs["n_misses"] = 1
-    conversion = {"photon_threshold": 0.5, "common_mode": raw, "per_frame_mask": False, "threads": 2}
+    conversion = {
+        "photon_threshold": 0.5,
+        "common_mode": raw,
+        "baseline_shift": raw,
+        "per_frame_mask": False,
+        "threads": 2,
+    }
     masks = [out["mask"]]
     counted = {"module": MODULE, "constants": constants[0] if raw else None, **conversion}
     read = {"modules": [MODULE], **conversion}

@@ -20,7 +20,7 @@ KINDS = [
     ("proc", {"proc_data": "float32"}, {"hits": {"photon_threshold": 0.7}}),
     ("proc", {"proc_data": "keV"}, {"hits": {"photon_threshold": 0.6}}),
     ("raw", {}, {}),
-    ("raw", {}, {"calibration": {"common_mode": False}}),
+    ("raw", {}, {"calibration": {"common_mode": False, "baseline_shift": True}}),
 ]
 
 
@@ -53,6 +53,7 @@ def test_counts_and_powder_equal_numpy(tmp_path, stream, options, changes):
             "constants": reference.read_constants(paths["constants"][module], module) if stream == "raw" else None,
             "threshold": config["hits"]["photon_threshold"],
             "common_mode": config["calibration"]["common_mode"],
+            "baseline_shift": config["calibration"]["baseline_shift"],
         }
         count = functools.partial(reference.count, images, attributes["photon_energy_kev"], cell_id, **conversion)
         photons = count(good)
@@ -97,33 +98,16 @@ def test_counts_and_powder_equal_numpy(tmp_path, stream, options, changes):
     assert not powder["powder"][np.setdiff1d(np.arange(16), MODULES)].any()
 
 
-def photons_of_all_frames(place, settings, paths, common_mode):
-    """True and counted photons, and good pixels, (frames, modules, 512, 128)."""
-    modules = settings["modules"]
-    cell_id = simulate.frame_truth(settings, RUN)["cellId"]
-    shape = (len(cell_id), len(modules), 512, 128)
-    counted, good = np.zeros(shape, np.uint16), np.zeros(shape, bool)
-    masks = [paths["masks"][module] for module in modules]
-    constants = [paths["constants"][module] for module in modules]
-    frames = np.arange(len(cell_id))
-    blocks = photon_blocks(paths["vds"], frames, modules, masks, masks, constants, common_mode=common_mode)
-    for block in blocks:
-        counted[block.frames] = block.photons[:, modules]
-        good[block.frames] = block.mask[modules] == 0
-    true = [simulate.module_photons(settings, RUN, module, frames) for module in modules]
-    return np.stack(true, axis=1), counted, good
-
-
 @pytest.fixture(scope="module")
 def raw_run(tmp_path_factory):
     place = tmp_path_factory.mktemp("raw")
     settings = simulate.settings("tiny", modules=MODULES, hit_rate=0.2)
-    return place, settings, chain.run_chain(place, settings, RUN, "raw", hits=chain.FEW_MODULES_HITS)
+    return settings, RUN, chain.run_chain(place, settings, RUN, "raw", hits=chain.FEW_MODULES_HITS)
 
 
 @pytest.mark.parametrize("common_mode", [True, False])
 def test_raw_high_gain(raw_run, common_mode):
-    true, counted, good = photons_of_all_frames(*raw_run, common_mode)
+    true, counted, good = chain.photons_of_all_frames(*raw_run, common_mode)
     high_gain = good & (true <= simulate_detector.SWITCH_PHOTONS[0])
     lit, dark = high_gain & (true > 0), high_gain & (true == 0)
     exact = np.mean(counted[lit] == true[lit])
@@ -142,7 +126,7 @@ def test_raw_medium_and_low_gain(tmp_path):
     modules = [3, 8]
     settings = simulate.settings("tiny", modules=modules, bright_ring=True, cells=4)
     paths = chain.run_chain(tmp_path, settings, RUN, "raw", hits=chain.FEW_MODULES_HITS)
-    true, counted, good = photons_of_all_frames(tmp_path, settings, paths, True)
+    true, counted, good = chain.photons_of_all_frames(settings, RUN, paths, True)
     cell_id = simulate.frame_truth(settings, RUN)["cellId"]
     gain = np.array(
         [[simulate_detector.constants(settings, module, cell)[1] for module in modules] for cell in range(4)]
