@@ -519,7 +519,7 @@ def is_outside(values, low, high):
 
 
 @njit(cache=True, nogil=True)
-def cut_cell(values, low, high, begin, per_width, bad, outside, counts, beyond):
+def cut_cell(values, low, high, edges, bad, outside, counts, beyond):
     """Apply one interval to one memory cell.
 
     Parameters
@@ -527,8 +527,8 @@ def cut_cell(values, low, high, begin, per_width, bad, outside, counts, beyond):
     values : ndarray of float32, (pixels,)
     low, high : float
         Interval; NaN for none, which masks nothing.
-    begin, per_width : float
-        First edge of the histogram and the inverse of the width of a bin.
+    edges : ndarray of float64, (bins + 1,)
+        Of a histogram with bins of equal width; the upper edge of a bin belongs to the next one.
     bad : ndarray of bool, (pixels,)
         Masked by earlier causes. Becomes True where the value is outside.
     outside : ndarray of bool, (pixels,)
@@ -545,19 +545,25 @@ def cut_cell(values, low, high, begin, per_width, bad, outside, counts, beyond):
     """
     new = 0
     is_used = not np.isnan(low)
+    n_bins = counts.size
+    per_width = n_bins / (edges[n_bins] - edges[0])
     for i in range(values.size):
         value = np.float64(values[i])
         outside[i] = is_used and not (low <= value <= high)
         if bad[i]:
             continue
         if not np.isnan(value):
-            place = np.floor((value - begin) * per_width)
-            if place < 0:
+            if value < edges[0]:
                 beyond[0] += 1
-            elif place >= counts.size:
+            elif value >= edges[n_bins]:
                 beyond[1] += 1
             else:
-                counts[np.int64(place)] += 1
+                place = min(int((value - edges[0]) * per_width), n_bins - 1)
+                while value < edges[place]:  # the division was rounded
+                    place -= 1
+                while value >= edges[place + 1]:
+                    place += 1
+                counts[place] += 1
         if outside[i]:
             bad[i] = True
             new += 1
@@ -586,10 +592,7 @@ def _write_masks(file, files, n_cells, first, cuts, histograms):
         flat = bad.reshape(-1)
         for cut, histogram in zip(cuts, histograms, strict=True):
             values = read_values(files, cut, cell).reshape(-1)
-            edges, counts, beyond = histogram
-            n_new = cut_cell(
-                values, cut.low, cut.high, edges[0], 1 / (edges[1] - edges[0]), flat, outside, counts, beyond
-            )
+            n_new = cut_cell(values, cut.low, cut.high, histogram.edges, flat, outside, *histogram[1:])
             if cut.is_used:
                 new[cut.name] += n_new
                 _store(masks[cut.name], cell, outside.reshape(LAB_SHAPE), alone, cut.name)
