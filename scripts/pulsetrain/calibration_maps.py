@@ -240,7 +240,7 @@ def _draw_panels(geometry_path, images, modules, title):
     columns = min(2, len(images))
     rows = -(-len(images) // columns)
     width = 6.3 if columns > 1 else 9.5
-    height = 0.75 * width * np.clip((high - low) / (left - right), 0.3, 1.3) + 1.0
+    height = 0.68 * width * np.clip((high - low) / (left - right), 0.3, 1.3) + 1.0
     figure, grid = new_figure(width * columns, height * rows + 0.6, nrows=rows, ncols=columns, squeeze=False)
     present = np.isin(np.arange(N_MODULES), modules)[:, None, None]
     handles = [Patch(facecolor="white", edgecolor="#888888", label="gap, or module without calibration")]
