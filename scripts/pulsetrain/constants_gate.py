@@ -39,9 +39,10 @@ class Limits(NamedTuple):
     Attributes
     ----------
     min_finite : float
-        Least share of all pixels (over the memory cells of the run) that are known and not masked.
+        Least share of all pixels (over the memory cells of the run), and of those that are not masked, whose constants
+        are known.
     max_invalid : float
-        Largest share of these whose gains are not positive or whose thresholds are not in order.
+        Largest share of the good ones whose gains are not positive or whose thresholds are not in order.
     max_shifted : float
         Largest share of the good pixels whose dark level in the run is off by more than half a photon.
     """
@@ -252,8 +253,8 @@ def known_shares(opened, bad, cells):
     Returns
     -------
     dict
-        finite: share of all pixels with all constants; finite_of_good: of those that the mask calls good; usable: share
-        of all that are both; invalid: of these, gains not positive or thresholds not in order.
+        finite: share of all pixels with all constants; finite_of_good: of those that the mask calls good (NaN if there
+        are none); usable: share of all that are both; invalid: of these, gains not positive or thresholds not in order.
     """
     n_finite = n_good = n_usable = n_invalid = 0
     for cell in cells:
@@ -270,7 +271,7 @@ def known_shares(opened, bad, cells):
     n_all = len(cells) * good.size
     return {
         "finite": n_finite / n_all,
-        "finite_of_good": n_usable / max(n_good, 1),
+        "finite_of_good": n_usable / n_good if n_good else np.nan,
         "usable": n_usable / n_all,
         "invalid": n_invalid / max(n_usable, 1),
     }
@@ -437,12 +438,12 @@ def _read_images(layout, vds, file, row, storage_of, frames):
 
 def _share_problems(numbers, limits):
     problems = []
-    if numbers["usable"] < limits.min_finite:
-        problems.append(
-            f"{100 * numbers['usable']:.2f} % of the pixels are known and not masked (known are "
-            f"{100 * numbers['finite']:.2f} %); calibration.gate.min_finite wants {100 * limits.min_finite:g} %. "
-            "Look at the report of the calibration"
-        )
+    for name, of_what in (("finite", "pixels"), ("finite_of_good", "pixels that the mask calls good")):
+        if numbers[name] < limits.min_finite:
+            problems.append(
+                f"the constants of {100 * numbers[name]:.2f} % of the {of_what} are known, in the memory cells of the "
+                f"run; calibration.gate.min_finite wants {100 * limits.min_finite:g} %"
+            )
     if numbers["invalid"] > limits.max_invalid:
         problems.append(
             f"in {100 * numbers['invalid']:.2f} % of the good pixels a gain is not positive or the first threshold is "
