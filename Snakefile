@@ -1,6 +1,5 @@
 # From X-ray free-electron-laser pulse trains to photon hits. Results lie below the directory `scratch` of the
 # configuration; docs/file-formats.md lists them. Short names: r0050_hits.cxi, r0050.emc, r0050_events.h5, ...
-import os
 import sys
 from pathlib import Path
 
@@ -15,9 +14,7 @@ configfile: str(Path(workflow.basedir) / "config" / "config.yaml")
 
 
 include: "rules/common.smk"
-
-
-os.environ.update(PULSETRAIN_OUTPUT_MODE=config["output_mode"])
+include: "rules/common_calibration.smk"
 
 
 workdir: str(SCRATCH)
@@ -30,16 +27,11 @@ wildcard_constraints:
     run=r"\d{4}",
     module=r"\d{2}",
     sequence=r"\d{5}",
-    calibration=r"[A-Za-z0-9_.-]+",
+    calibration=r"[A-Za-z0-9_.-]+(?<!_m\d\d)",
 
 
 localrules:
     all,
-    accept_run,
-    link_hits,
-    link_emc,
-    link_events,
-    link_powder,
 
 
 include: "rules/integrity.smk"
@@ -47,7 +39,9 @@ include: "rules/pulses.smk"
 include: "rules/masks.smk"
 include: "rules/hitfinding.smk"
 include: "rules/hits.smk"
+include: "rules/agipd_calibration.smk"
 include: "rules/plots.smk"
+include: "rules/plot_calibration.smk"
 include: "rules/links.smk"
 
 

@@ -25,7 +25,7 @@ def configuration_page():
     for name, inner in schema["properties"].items():
         if _is_section(inner):
             body = _section(inner)
-            parts += [f"## `{name}`\n", f"{inner['description']}\n", _table(body["properties"])]
+            parts += [f"## `{name}`\n", f"{inner['description']}\n", _table(_flat(body["properties"]))]
     return "\n".join(parts)
 
 
@@ -54,6 +54,18 @@ def _section(inner):
         named = inner["additionalProperties"]["properties"]
         return {"properties": {f"<name>.{key}": value for key, value in named.items()}}
     return next((option for option in options if "properties" in option), None)
+
+
+def _flat(properties):
+    """Keys of nested sections with dots in their names, as the configuration has them."""
+    flat = {}
+    for name, inner in properties.items():
+        if "properties" in inner:
+            for key, value in _flat(inner["properties"]).items():
+                flat[f"{name}.{key}"] = value
+        else:
+            flat[name] = inner
+    return flat
 
 
 def _is_section(inner):

@@ -9,7 +9,7 @@ import re
 from snakemake.exceptions import WorkflowError
 
 from pulsetrain import config as settings_of
-from pulsetrain.memory import litpixels_mb
+from pulsetrain.memory import MOST_CELLS, litpixels_mb
 from pulsetrain.provenance import code_of, is_simulated
 
 SCHEMAS = Path(workflow.basedir) / "config" / "schemas"
@@ -33,6 +33,8 @@ def checked(function, *arguments, **named):
 
 
 config = checked(settings_of.complete_config, config, SCHEMAS / "config.schema.yaml", "the configuration")
+os.environ.update(PULSETRAIN_OUTPUT_MODE=config["output_mode"])
+checked(settings_of.check_calibrations, config["calibrations"])
 DATA_ROOT = from_checkout(config["data_root"])
 SCRATCH = from_checkout(config["scratch"])
 RUN_TABLE = from_checkout(config["runs"])
@@ -99,17 +101,21 @@ def simulated_settings():
 
 
 def refuse_real_data(run):
-    """Stop before simulated files could take the place of real ones."""
+    """Stop before simulated files could take the place of a real run."""
     for name in ("raw", "proc"):
         for file in directory_files(DATA_ROOT / name / f"r{run}") or {}:
-            path = DATA_ROOT / name / f"r{run}" / file
-            simulated = is_simulated(path)
-            # Some simulated faults are files that cannot be read.
-            if simulated is False or (simulated is None and not config["simulate"]["faults"]):
-                raise WorkflowError(
-                    f"`simulate` is set, but {path} is a real file: nothing is simulated into a directory of real data. "
-                    "Take `simulate` out of the configuration, or set `data_root` to another directory"
-                )
+            refuse_real_file(DATA_ROOT / name / f"r{run}" / file)
+
+
+def refuse_real_file(path):
+    simulated = is_simulated(path)
+    # Some simulated faults are files that cannot be read.
+    unreadable = simulated is None and os.path.exists(path) and not config["simulate"]["faults"]
+    if simulated is False or unreadable:
+        raise WorkflowError(
+            f"`simulate` is set, but {path} is a real file: nothing is simulated into a directory of real data. "
+            "Take `simulate` out of the configuration, or set `data_root` to another directory"
+        )
 
 
 @functools.cache
@@ -201,15 +207,16 @@ def source_sizes(kind):
 
 def constants_directory(run):
     name = run_row(run)["calibration"]
-    given = config["calibrations"][name]["constants"]
-    if given is None:
-        if config["simulate"] is None:
-            raise WorkflowError(
-                f"run {run} has stream raw and calibration {name}, but calibrations.{name}.constants is not set; give "
-                "the directory that holds constants_m00.h5 and mask_m00.h5"
-            )
-        return f"calibration/{name}"
-    directory = from_checkout(given)
+    entry = config["calibrations"][name]
+    if entry["constants"] is None:
+        if settings_of.is_made(entry) or config["simulate"] is not None:
+            return f"calibration/{name}"
+        raise WorkflowError(
+            f"run {run} has stream raw and calibration {name}, but calibrations.{name}.constants is not set, nor the "
+            "data to make constants from; give the directory that holds constants_m00.h5 and mask_m00.h5, or dark, "
+            "current_source and xray"
+        )
+    directory = from_checkout(entry["constants"])
     if not directory.is_dir():
         raise WorkflowError(f"calibrations.{name}.constants: the directory {directory} does not exist")
     return from_scratch(directory)
@@ -231,10 +238,18 @@ def constants_of(kind):
 
 def constants_sizes(wildcards):
     """Parameter {file name: size} of the given constants, for the same reason as `source_sizes`."""
-    if stream_of(wildcards) != "raw" or config["simulate"] is not None:
+    if (
+        stream_of(wildcards) != "raw"
+        or config["calibrations"][run_row(wildcards.run)["calibration"]]["constants"] is None
+    ):
         return {}
     paths = [path for kind in ("constants", "mask") for path in constants_of(kind)(wildcards)]
     return {Path(path).name: (SCRATCH / path).stat().st_size for path in paths if (SCRATCH / path).is_file()}
+
+
+def accepted_constants(wildcards):
+    """Input function: the verdict on a raw run's constants; nothing for corrected data."""
+    return f"integrity/r{wildcards.run}_constants.json" if stream_of(wildcards) == "raw" else []
 
 
 @functools.cache
@@ -298,6 +313,11 @@ def all_targets():
     targets = [f"r{run}_hits.cxi" for run in RUNS]
     if config["simulate"] is not None:
         targets += [f"{DATA}/truth/spb_r{run}.h5" for run in RUNS]
+        targets += [
+            f"{DATA}/truth/calibration_{name}_m{module}.h5"
+            for name in sorted({row["calibration"] for row in RUNS.values()} & set(MADE_CALIBRATIONS))
+            for module in calibration_modules(name)
+        ]
     return targets
 
 

@@ -1,6 +1,10 @@
 # Is the run whole, which frames can be trusted, and where do they lie?
 
 
+localrules:
+    accept_run,
+
+
 rule check_run:
     """
     Read the indices and frame ids of all module files, find every fault, and write the frame table and the findings.

@@ -1,6 +1,13 @@
 # Short names for the results, so that they can be asked for on the command line. Hard links: no second copy.
 
 
+localrules:
+    link_hits,
+    link_emc,
+    link_events,
+    link_powder,
+
+
 rule link_hits:
     """The main target of a run: its hits, after Dragonfly's input, the powder and the report. Wildcard: run."""
     input:
@@ -10,6 +17,7 @@ rule link_hits:
         events=ancient("r{run}_events.h5"),
         powder=ancient("r{run}_powder.h5"),
         report=ancient("report/r{run}.html"),
+        calibration=ancient(calibration_report),
     output:
         "r{run}_hits.cxi",
     log:

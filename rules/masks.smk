@@ -10,6 +10,8 @@ rule make_run_mask:
         vds=vds_of,
         constants_mask=constants_of("mask"),
         constants=constants_of("constants"),
+        # Whatever uses the constants needs this mask, so that nothing runs with constants that were refused.
+        accepted=accepted_constants,
     output:
         masks=expand("masks/r{{run}}_m{module}.h5", module=MODULES),
     log:

@@ -12,6 +12,7 @@ rule simulate_module:
     wildcard_constraints:
         data="proc|raw",
         kind="CORR|RAW",
+        run=rf"(?!{one_of(CALIBRATION_RUNS)})\d{{4}}",
     conda:
         CONDA
     resources:
@@ -92,6 +93,8 @@ rule simulate_constants:
         "logs/simulate_constants/{calibration}_m{module}.log",
     benchmark:
         "benchmarks/simulate_constants/{calibration}_m{module}.tsv"
+    wildcard_constraints:
+        calibration=one_of(sorted(set(CALIBRATIONS) - set(MADE_CALIBRATIONS))),
     conda:
         CONDA
     resources:
@@ -106,3 +109,79 @@ rule simulate_constants:
         "calibration {wildcards.calibration}: writing the true constants of module {wildcards.module}"
     script:
         "../scripts/simulate_constants.py"
+
+
+rule simulate_calibration_module:
+    """One file of one module of a run with calibration data. Wildcards: run, module, sequence."""
+    output:
+        file=f"{DATA}/raw/r{{run}}/RAW-R{{run}}-AGIPD{{module}}-S{{sequence}}.h5",
+    log:
+        "logs/simulate_calibration_module/r{run}_m{module}_s{sequence}.log",
+    benchmark:
+        "benchmarks/simulate_calibration_module/r{run}_m{module}_s{sequence}.tsv"
+    wildcard_constraints:
+        run=one_of(CALIBRATION_RUNS),
+    conda:
+        CONDA
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=code_of("simulate_calibration_module.py"),
+        settings=simulated_settings(),
+        calibration=simulated_as("calibration"),
+        description=simulated_as("description"),
+    message:
+        "run {wildcards.run}: simulating calibration data of module {wildcards.module}"
+    script:
+        "../scripts/simulate_calibration_module.py"
+
+
+rule simulate_nexus_part:
+    """One part of the laboratory's calibration data of a module. Wildcard: path."""
+    output:
+        file=f"{DATA}/{{path}}.nxs",
+    log:
+        "logs/simulate_nexus_part/{path}.log",
+    benchmark:
+        "benchmarks/simulate_nexus_part/{path}.tsv"
+    wildcard_constraints:
+        path=r"(?!.*\.\.).+",
+    conda:
+        CONDA
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=code_of("simulate_nexus_part.py"),
+        settings=simulated_settings(),
+        calibration=simulated_as("calibration"),
+        description=simulated_as("description"),
+    message:
+        "simulating {output.file}"
+    script:
+        "../scripts/simulate_nexus_part.py"
+
+
+rule simulate_calibration_truth:
+    """The true constants behind the calibration data of one module. Wildcards: calibration, module."""
+    output:
+        truth=f"{DATA}/truth/calibration_{{calibration}}_m{{module}}.h5",
+    log:
+        "logs/simulate_calibration_truth/{calibration}_m{module}.log",
+    benchmark:
+        "benchmarks/simulate_calibration_truth/{calibration}_m{module}.tsv"
+    conda:
+        CONDA
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=code_of("simulate_calibration_truth.py"),
+        settings=simulated_settings(),
+        calibration=lambda wildcards: simulated_calibration(wildcards.calibration)[0],
+        module=lambda wildcards: int(wildcards.module),
+    message:
+        "calibration {wildcards.calibration}: writing the truth of module {wildcards.module}"
+    script:
+        "../scripts/simulate_calibration_truth.py"
