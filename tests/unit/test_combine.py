@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pulsetrain.chunks import open_storages
 from pulsetrain.combine import combine_constants, energy_gains, known_thresholds
-from pulsetrain.constants import open_constants
-from pulsetrain.detector import LAB_SHAPE
+from pulsetrain.constants import open_constants, read_constants
+from pulsetrain.detector import LAB_SHAPE, xfel_from_lab
 
 MODULE, CELL, ENERGY = 7, 2, 8.04
 N_CELLS = 4
@@ -92,7 +93,12 @@ def test_constants_are_what_the_formulas_say(tmp_path):
     whole = (np.isfinite(expected) & np.isfinite(offsets)).all(axis=0).mean()
     assert attributes["percent_finite"] == pytest.approx(100 * whole)
     assert (attributes["rule"], attributes["module"], attributes["orientation"]) == ("combine_constants", MODULE, "lab")
-    assert open_constants(tmp_path / "constants.h5", MODULE, [0, 3], 9.3, lambda *_: None).n_cells == N_CELLS
+    with open_storages() as storage_of:  # as a raw run reads them
+        held = read_constants(open_constants(tmp_path / "constants.h5", MODULE, [0, 3], 1, storage_of), [0, 3])
+    known = np.isfinite(found["analogGains_keV"]).all(axis=0) & np.isfinite(found["darkOffsets"]).all(axis=0)
+    np.testing.assert_array_equal(held.finite, xfel_from_lab(known[[0, 3]], MODULE).reshape(2, -1))
+    gain = xfel_from_lab(found["analogGains_keV"][:, [0, 3]], MODULE).reshape(held.gain.shape)
+    np.testing.assert_array_equal(held.gain, np.where(held.finite, gain, 0))
 
 
 def test_energies_are_right_in_all_three_stages(tmp_path):

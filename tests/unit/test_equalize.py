@@ -162,6 +162,11 @@ def test_runs_are_equalized_as_in_numpy(tmp_path, module, way, common_mode, base
     expected |= {"trainId": 5000 + np.arange(4), "cellId": np.arange(N_CELLS)}
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+    # The frames have 200 photons in medium and 3000 in low gain; half an ADU is 0.1 % and 0.04 % of that.
+    for number, photons in ((1, 200), (2, 3000)):
+        energies = found["analogCorrected"][found["digitalGainStage"] == number]
+        assert energies.size > 1000
+        np.testing.assert_allclose(energies, photons * ENERGY, rtol=2e-3)
     assert found["attributes"]["photon_energy_kev"] == ENERGY
     assert [bool(found["attributes"][name]) for name in options] == list(options.values())
 
