@@ -13,7 +13,7 @@ from pulsetrain.detector import LAB_SHAPE
 NEXT_STEP = "Gather the {kind} data of module {module:02d} again"
 
 
-def check_gathered(path, kind, module, fewest, axes):
+def check_gathered(path, kind, module, fewest, axes, attributes=None):
     """Raise unless a gathered file is whole, of the right kind and module, and has the right shape and type.
 
     Parameters
@@ -26,6 +26,8 @@ def check_gathered(path, kind, module, fewest, axes):
         Fewest entries on the first axis with which the data can be processed.
     axes : tuple of str
         Names of the axes before the rows and columns of pixels, such as ("bursts", "cells").
+    attributes : dict, optional
+        More attributes that the file must have.
 
     Returns
     -------
@@ -41,7 +43,8 @@ def check_gathered(path, kind, module, fewest, axes):
     shape = ()
     try:
         with h5py.File(path) as file:
-            for name, expected in (("module", module), ("kind", kind), ("orientation", "lab")):
+            expected_attributes = {"module": module, "kind": kind, "orientation": "lab"} | (attributes or {})
+            for name, expected in expected_attributes.items():
                 found = file.attrs.get(name)
                 if found != expected:
                     problems.append(f"attribute {name} is {found}; expected {expected}")

@@ -1,0 +1,611 @@
+"""The comb of photon peaks of one pixel: pedestal track, histogram, maximum-likelihood fit. Compiled.
+
+A pixel in the light of an X-ray tube gives, frame by frame, pedestal(t) + spacing * photons + noise. The pedestal drifts
+by more than the spacing, so it is followed in time and subtracted. What is left is a comb of equidistant peaks, of which
+the histogram is fitted. Model of the number of frames in the bin at v above the pedestal track:
+
+    m(v) = A_0 N(v; mu, s) + sum_k A_k [(1 - r) N(v; mu + k g, s) + r U_k(v)] + c,   k = 1, 2, 3
+
+with the normal density N, and U_k, the even density between mu + (k - 1) g and mu + k g, smeared by N: of a share r of
+the photons a part of the charge went to a neighbour ("charge sharing"). Free are mu, the spacing g, s, the areas
+A_k >= 0 and the floor c > 0. The areas are free rather than Poisson's because the tube need not be steady; that costs
+nothing (Fisher information). A free r would cost up to a quarter in scatter where g < 7 s, and an r >= 0 a bias of
+0.2 ADU; so r is given: the same for the pixels of an ASIC, found from many of them together. For that there is, for a
+fitted pixel, the slope of the log likelihood along r, and the information on r when all other parameters are free.
+
+Poisson likelihood of the bins, maximised by Fisher scoring: step = F^-1 * gradient with F = sum_i J_ia J_ib / m_i and
+J = dm/dparameter. At the end F^-1 is the covariance of the parameters.
+
+All works on differences to one sample of the pixel, so that a constant added to the data changes nothing. The fit is in
+units of bins.
+"""
+
+import math
+
+import numpy as np
+from numba import float32 as F32
+from numba import int32 as I32
+from numba import njit
+from numba import uint32 as U32
+from numba import uint64 as U64
+
+BIN = 2  # [ADU]: widens a peak of s = 10 ADU by 0.2 %, s = 4 ADU by 1 %
+BINS = 512
+ZERO_BIN = 64  # the one with the pedestal in its middle
+PEAKS = 4  # no, one, two, three photons
+RANGE = 3.6  # the fit ends at so many spacings: in front of the peak of four photons
+
+# fitStatus
+FITTED, CONSTANT, LOST, NO_PHOTONS, UNRESOLVED, NOT_CONVERGED, UNCERTAIN = range(7)
+
+# parameters
+MU, G, S, A0 = range(4)
+FLOOR = A0 + PEAKS
+R = FLOOR + 1  # last: it is held in the fit
+N_FREE = R
+N_PARAMETERS = R + 1
+N_ROWS = N_PARAMETERS + 1 + 3 * PEAKS  # of work space
+
+# columns of the results
+SPACING, ERROR, QUALITY = range(3)
+FIRST_PARAMETER = 3
+N_RESULTS = FIRST_PARAMETER + N_PARAMETERS
+
+BLOCK = 512  # frames per point of the pedestal track; fewer in short series, see `track_blocks`
+SMALLEST_BLOCK = 64
+BLOCKS_WANTED = 16
+START_FRAMES = 256
+FIRST_WIDTH = 25.0  # [ADU], half width of the first look at the pedestal peak
+WIDTHS = (8.0, 40.0)  # [ADU], smallest and largest half width later
+WIDTH_SIGMAS = 2.5
+SETTLED = 0.5  # [ADU]
+COARSE = 3  # the pedestal is first looked for in bins of 2**3 ADU
+LARGEST_STEP = 65535  # between two 16-bit values
+LOWEST_PEAK = 0.25  # the lowest peak at least so high, compared with the highest, is the pedestal
+FEWEST_NEAR = 0.1  # share of a block's frames that must be near the pedestal
+
+MIN_PEAK = 12.0  # [frames]
+PEAK_SIGMAS = 4.0
+LARGEST_SIGMA = 0.25  # [spacings]: wider peaks are not resolved
+LARGEST_ERROR = 0.05  # [spacings]
+SMALLEST_SIGMA = 0.7  # [bins]
+STEPS = 30
+TOLERANCE = 0.005  # [bins]: the steps shrink at least tenfold from one to the next
+LOWEST_FLOOR = 2e-3  # [frames per bin], keeps the model above 0
+LOWEST_AREA = 1e-3  # [frames]
+REACH = 6.5  # sigmas beyond which a peak is taken as 0
+
+
+@njit(cache=True)
+def track_blocks(n_frames):
+    """Number of blocks of frames, each with one point of the pedestal track; at least 2."""
+    wanted = (n_frames - 1) // BLOCKS_WANTED
+    block = min(max(wanted, SMALLEST_BLOCK), BLOCK)
+    return max((n_frames - 1) // block, 2)
+
+
+@njit(cache=True, nogil=True)
+def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
+    """Follow the pedestal of one pixel and fill the histogram of the distances to it.
+
+    The first frame is left out: in real data it is wrong.
+
+    Parameters
+    ----------
+    series : ndarray of int16, (frames,)
+        [ADU].
+    histogram : ndarray of uint32, (BINS,)
+        Result: frames per bin; the pedestal is in the middle of `ZERO_BIN`. The first and last bin are 0.
+    track, centre : ndarray of float32, (blocks,)
+        Result: pedestal [ADU above the second sample], and the frame number where it holds.
+    coarse, index, quarters : ndarray of int32, (16384,), (2048,), (4, BINS)
+        Work space; `coarse` must be and stays 0.
+
+    Returns
+    -------
+    status : int
+    sigma : float
+        Width of the pedestal peak [ADU].
+    """
+    n = series.size
+    low, high = _extremes(series)
+    if low == high:
+        return CONSTANT, 0.0
+    reference = I32(series[1])
+    start = _coarse_pedestal(series[1 : min(n, 1 + START_FRAMES)], reference, coarse)
+    width, sigma = F32(FIRST_WIDTH), F32(0)
+    for _ in range(4):
+        start, sigma, _ = _settle(series[1 : min(n, 1 + START_FRAMES)], reference, start, width, 5)
+        width = F32(min(max(WIDTH_SIGMAS * sigma, WIDTHS[0]), WIDTHS[1]))
+    if not _follow(series, reference, start, width, track, centre, coarse):
+        return LOST, sigma
+    quarters[:] = 0
+    for b in range(track.size - 1):
+        slope = (track[b + 1] - track[b]) / (centre[b + 1] - centre[b])
+        first = 1 if b == 0 else int(math.ceil(centre[b]))
+        last = n if b == track.size - 2 else int(math.ceil(centre[b + 1]))
+        for begin in range(first, last, index.size):
+            part = series[begin : min(last, begin + index.size)]
+            base = track[b] + slope * F32(begin - centre[b])
+            _count(part, reference, base, slope, index, quarters)
+    for i in range(BINS):
+        histogram[i] = U32(quarters[0, i] + quarters[1, i] + quarters[2, i] + quarters[3, i])
+    histogram[0] = 0
+    histogram[BINS - 1] = 0
+    return FITTED, sigma
+
+
+@njit(cache=True, nogil=True)
+def pedestal_at(frame, track, centre):
+    """Pedestal at a frame: straight lines between the points of the track, and beyond its ends."""
+    b = 0
+    while b < track.size - 2 and frame >= math.ceil(centre[b + 1]):
+        b += 1
+    return track[b] + (track[b + 1] - track[b]) / (centre[b + 1] - centre[b]) * (frame - centre[b])
+
+
+@njit(cache=True, nogil=True)
+def _extremes(series):
+    low, high = series[1], series[1]
+    for i in range(U64(1), U64(series.size)):
+        low = min(low, series[i])
+        high = max(high, series[i])
+    return low, high
+
+
+@njit(cache=True, nogil=True)
+def _coarse_pedestal(part, reference, coarse):
+    """Lowest of the high peaks in a histogram of 8 ADU, smoothed over 3 bins."""
+    lowest, highest = coarse.size, 0
+    for x in part:
+        b = (I32(x) - reference + LARGEST_STEP) >> COARSE
+        coarse[b] += 1
+        lowest = min(lowest, b)
+        highest = max(highest, b)
+    most = 0
+    for b in range(lowest, highest + 1):
+        most = max(most, _three(coarse, b))
+    found = lowest
+    while _three(coarse, found) < LOWEST_PEAK * most or (
+        found < highest and _three(coarse, found + 1) > _three(coarse, found)
+    ):
+        found += 1
+    for x in part:
+        coarse[(I32(x) - reference + LARGEST_STEP) >> COARSE] = 0
+    return F32((found << COARSE) + (1 << (COARSE - 1)) - LARGEST_STEP)
+
+
+@njit(cache=True, nogil=True)
+def _three(counts, b):
+    total = counts[b]
+    if b > 0:
+        total += counts[b - 1]
+    if b + 1 < counts.size:
+        total += counts[b + 1]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _near(part, reference, around, width):
+    """Number, sum and sum of squares of the distances to `around` that are below `width`."""
+    n, s, q = I32(0), F32(0), F32(0)
+    for i in range(U64(part.size)):
+        d = F32(I32(part[i]) - reference) - around
+        near = abs(d) < width
+        d = d if near else F32(0)
+        n += I32(1) if near else I32(0)
+        s += d
+        q += d * d
+    return n, s, q
+
+
+@njit(cache=True, nogil=True)
+def _settle(part, reference, around, width, steps):
+    """Move to the mean of the samples within `width`, until it stays; also their deviation and number."""
+    n, sigma = I32(0), F32(0)
+    for _ in range(steps):
+        n, s, q = _near(part, reference, around, width)
+        if n == 0:
+            break
+        shift = s / F32(n)
+        sigma = F32(math.sqrt(max(q / n - shift * shift, 0.0)))
+        around += shift
+        # The next shift would be a tenth: the density at the edges of the window is low.
+        if abs(shift) < SETTLED:
+            break
+    return around, sigma, n
+
+
+@njit(cache=True, nogil=True)
+def _follow(series, reference, start, width, track, centre, coarse):
+    """Points of the pedestal track; False if the pedestal is lost."""
+    blocks = track.size
+    n = series.size - 1
+    for b in range(blocks):
+        first, last = 1 + b * n // blocks, 1 + (b + 1) * n // blocks
+        part = series[first:last]
+        ahead = start
+        if b == 1:
+            ahead = track[0]
+        elif b > 1:
+            # The drift goes on as before, within what noise and photons can pretend.
+            ahead = track[b - 1] + min(max(track[b - 1] - track[b - 2], -width), width)
+        found, _, near = _settle(part, reference, ahead, width, 8)
+        if near < FEWEST_NEAR * part.size:
+            ahead = _coarse_pedestal(part, reference, coarse)
+            found, _, near = _settle(part, reference, ahead, width, 8)
+            if near < FEWEST_NEAR * part.size:
+                return False
+        track[b] = found
+        centre[b] = F32(0.5 * (first + last - 1))
+    return True
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _count(part, reference, base, slope, index, quarters):
+    """Add samples less a straight line to the four partial histograms."""
+    scale = F32(1 / BIN)
+    shift = F32(ZERO_BIN + 0.5) - base * scale
+    slope *= scale
+    for i in range(U64(part.size)):
+        v = F32(I32(part[i]) - reference) * scale + shift - slope * F32(I32(i))
+        index[i] = I32(min(max(v, F32(0)), F32(BINS - 1)))
+    # Neighbours in time are often equal: four tables keep an addition from waiting for the one before.
+    whole = U64(part.size - part.size % 4)
+    for i in range(U64(0), whole, U64(4)):
+        quarters[0, U64(index[i])] += I32(1)
+        quarters[1, U64(index[i + U64(1)])] += I32(1)
+        quarters[2, U64(index[i + U64(2)])] += I32(1)
+        quarters[3, U64(index[i + U64(3)])] += I32(1)
+    for i in range(whole, U64(part.size)):
+        quarters[0, U64(index[i])] += I32(1)
+
+
+@njit(cache=True, nogil=True)
+def find_start(histogram, sigma, min_spacing, smooth):
+    """Place of the one-photon peak: the highest rise above the lowest valley in front of it.
+
+    Parameters
+    ----------
+    histogram : ndarray of uint32, (BINS,)
+    sigma : float
+        Width of the pedestal peak [bins].
+    min_spacing : float
+        [bins].
+    smooth : ndarray of float64, (BINS,)
+        Work space.
+
+    Returns
+    -------
+    float
+        Spacing [bins], or 0 if there is no significant peak.
+    """
+    half = max(2, int(round(sigma)))
+    box_sums(histogram, half, smooth)
+    lowest = smooth[ZERO_BIN]
+    best, place = 0.0, 0
+    for i in range(ZERO_BIN, BINS - half - 1):
+        lowest = min(lowest, smooth[i])
+        if i >= ZERO_BIN + min_spacing and smooth[i] - lowest > best:
+            best, place = smooth[i] - lowest, i
+    if best < MIN_PEAK or best < PEAK_SIGMAS * math.sqrt(2 * smooth[place] - best):
+        return 0.0
+    total, moment = 0.0, 0.0
+    for i in range(place - half, place + half + 1):
+        total += histogram[i]
+        moment += histogram[i] * float(i - ZERO_BIN)
+    return moment / total
+
+
+@njit(cache=True, nogil=True)
+def box_sums(histogram, half, smooth):
+    """Sums over 2 * half + 1 bins around each bin; 0 where they do not fit."""
+    smooth[:] = 0
+    total = 0.0
+    for i in range(BINS):
+        total += histogram[i]
+        if i > 2 * half:
+            total -= histogram[i - 2 * half - 1]
+        if i >= 2 * half:
+            smooth[i - half] = total
+
+
+@njit(cache=True, nogil=True)
+def fit_comb(histogram, sigma, shared, min_spacing, smooth, rows, result):
+    """Fit the comb of one pixel.
+
+    Parameters
+    ----------
+    histogram : ndarray of uint32, (BINS,)
+        From :func:`fill_histogram`.
+    sigma : float
+        Width of the pedestal peak [ADU].
+    shared : float
+        Share r of the photons with divided charge, 0 to 1.
+    min_spacing : float
+        Smallest spacing to look for [ADU].
+    smooth : ndarray of float64, (BINS,)
+        Work space.
+    rows : ndarray of float64, (N_ROWS, BINS)
+        Work space.
+    result : ndarray of float64, (N_RESULTS,)
+        Spacing and its error [ADU], quality [frames / ADU], then the parameters [bins]; NaN where there is no fit.
+
+    Returns
+    -------
+    int
+        Status.
+    """
+    result[:] = np.nan
+    sigma /= BIN
+    min_spacing /= BIN
+    spacing = find_start(histogram, sigma, min_spacing, smooth)
+    if spacing == 0:
+        return NO_PHOTONS
+    p = np.empty(N_PARAMETERS)
+    _first_parameters(histogram, spacing, sigma, shared, p)
+    information = np.empty((N_PARAMETERS, N_PARAMETERS))
+    step = np.empty(N_PARAMETERS)
+    for _ in range(STEPS):
+        _equations(histogram, p, N_FREE, rows, information, step)
+        if not _factorise(information, N_FREE):
+            return NOT_CONVERGED
+        _substitute(information, N_FREE, step)
+        before = p[G], p[MU]
+        _step(p, step)
+        if p[S] > 1.5 * LARGEST_SIGMA * p[G] or p[G] < 0.5 * min_spacing or p[G] > BINS - ZERO_BIN:
+            return UNRESOLVED
+        if abs(p[G] - before[0]) < TOLERANCE and abs(p[MU] - before[1]) < TOLERANCE:
+            break
+    else:
+        return NOT_CONVERGED
+    step[:] = 0
+    step[G] = 1
+    _substitute(information, N_FREE, step)
+    result[SPACING] = p[G] * BIN
+    result[ERROR] = math.sqrt(step[G]) * BIN
+    result[QUALITY] = valley_depth(histogram, p, smooth) / BIN
+    result[FIRST_PARAMETER:] = p
+    if p[S] > LARGEST_SIGMA * p[G] or p[G] < min_spacing:
+        return UNRESOLVED
+    if not result[ERROR] < LARGEST_ERROR * result[SPACING]:
+        return UNCERTAIN
+    return FITTED
+
+
+@njit(cache=True, nogil=True)
+def shared_score(histogram, p, rows):
+    """Slope of the log likelihood of a fitted pixel along r, and the information on r, the other parameters being free.
+
+    Parameters
+    ----------
+    histogram : ndarray of uint32, (BINS,)
+    p : ndarray of float64, (N_PARAMETERS,)
+        Where the likelihood is largest for this r.
+    rows : ndarray of float64, (N_ROWS, BINS)
+        Work space.
+
+    Returns
+    -------
+    slope, information : float
+        Summed over pixels, slope / information is the step to the common r (Fisher scoring); 0, 0 without an answer.
+    """
+    information = np.empty((N_PARAMETERS, N_PARAMETERS))
+    slope = np.empty(N_PARAMETERS)
+    _equations(histogram, p, N_PARAMETERS, rows, information, slope)
+    across = information[R].copy()
+    along = information[R].copy()
+    if not _factorise(information, N_FREE):
+        return 0.0, 0.0
+    _substitute(information, N_FREE, along)
+    left, left_slope = across[R], slope[R]
+    for a in range(N_FREE):
+        left -= across[a] * along[a]
+        left_slope -= slope[a] * along[a]
+    return left_slope, left
+
+
+@njit(cache=True, nogil=True)
+def _first_parameters(histogram, spacing, sigma, shared, p):
+    """Areas from the frames within half a spacing of each peak."""
+    p[MU], p[G], p[S], p[R] = 0.0, spacing, max(sigma, SMALLEST_SIGMA), shared
+    for k in range(PEAKS):
+        begin = ZERO_BIN + (k - 0.5) * spacing
+        area = 0.0
+        for i in range(max(1, int(begin)), min(BINS - 1, int(begin + spacing))):
+            area += histogram[i]
+        p[A0 + k] = max(area, 0.1)
+    p[FLOOR] = 0.05
+
+
+@njit(cache=True, nogil=True)
+def model_rows(p, first, last, rows):
+    """Model and its derivatives in the bins first .. last - 1.
+
+    Parameters
+    ----------
+    p : ndarray of float64, (N_PARAMETERS,)
+    first, last : int
+    rows : ndarray of float64, (N_ROWS, BINS)
+        Result: row a is dm/dparameter a; row N_PARAMETERS the model. The rest is work space.
+    """
+    n = last - first
+    model = rows[N_PARAMETERS]
+    densities = rows[N_PARAMETERS + 1 : N_PARAMETERS + 1 + PEAKS]
+    distances = rows[N_PARAMETERS + 1 + PEAKS : N_PARAMETERS + 1 + 2 * PEAKS]
+    below = rows[N_PARAMETERS + 1 + 2 * PEAKS : N_PARAMETERS + 1 + 3 * PEAKS]
+    s, g = p[S], p[G]
+    for k in range(PEAKS):
+        _normal(first - ZERO_BIN - p[MU] - k * g, s, n, densities[k], distances[k], below[k])
+    _first_peak(p, n, densities[0], distances[0], rows)
+    for k in range(1, PEAKS):
+        _next_peak(
+            p, k, n, densities[k], distances[k], below[k], densities[k - 1], distances[k - 1], below[k - 1], rows
+        )
+    for i in range(n):
+        rows[FLOOR, i] = 1.0
+        model[i] += p[FLOOR]
+
+
+@njit(cache=True, nogil=True)
+def _normal(start, s, n, density, distance, below):
+    """Normal density, distance from its centre in sigmas, and its integral, at start, start + 1, ...
+
+    exp(-(d + 1)**2 / 2 s**2) = exp(-d**2 / 2 s**2) * exp(-(2 d + 1) / 2 s**2), and the second factor shrinks by
+    exp(-1 / s**2) from bin to bin: two products instead of an exponential. The trapezoidal sum of a normal density is
+    its integral to 1e-8 for s >= 1.
+    """
+    for i in range(n):
+        distance[i] = (start + i) / s
+    begin = min(max(int(math.ceil(-REACH * s - start)), 0), n)
+    end = min(max(int(math.floor(REACH * s - start)) + 1, 0), n)
+    density[:n] = 0.0
+    below[:begin] = 0.0
+    below[end:n] = 1.0
+    if begin == end:
+        return
+    d = start + begin
+    value = math.exp(-0.5 * (d / s) ** 2) / (s * math.sqrt(2 * math.pi))
+    factor = math.exp(-(2 * d + 1) / (2 * s * s))
+    shrink = math.exp(-1 / (s * s))
+    integral = 0.5 * math.erfc(-d / s / math.sqrt(2.0))
+    for i in range(begin, end):
+        density[i] = value
+        below[i] = integral
+        after = value * factor
+        integral += 0.5 * (value + after)
+        value = after
+        factor *= shrink
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _first_peak(p, n, density, distance, rows):
+    model, s, area = rows[N_PARAMETERS], p[S], p[A0]
+    d_mu, d_g, d_s, d_r, d_a = rows[MU], rows[G], rows[S], rows[R], rows[A0]
+    for i in range(n):
+        t, z = density[i], distance[i]
+        model[i] = area * t
+        d_a[i] = t
+        d_mu[i] = area * t * z / s
+        d_g[i] = 0.0
+        d_s[i] = area * t * (z * z - 1) / s
+        d_r[i] = 0.0
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _next_peak(p, k, n, density, distance, below, density_before, distance_before, below_before, rows):
+    """Peak of k photons and its shelf, which reaches down to the peak of k - 1."""
+    model, s, g, shared, area = rows[N_PARAMETERS], p[S], p[G], p[R], p[A0 + k]
+    d_mu, d_g, d_s, d_r, d_a = rows[MU], rows[G], rows[S], rows[R], rows[A0 + k]
+    whole = 1 - shared
+    over_s, over_g = 1 / s, 1 / g
+    for i in range(n):
+        t, z = density[i], distance[i]
+        u, y = density_before[i], distance_before[i]
+        shelf = (below_before[i] - below[i]) * over_g
+        shape = whole * t + shared * shelf
+        model[i] += area * shape
+        d_a[i] = shape
+        slope = whole * t * z * over_s
+        d_mu[i] += area * (slope + shared * (t - u) * over_g)
+        d_g[i] += area * (k * slope + shared * (k * t - (k - 1) * u - shelf) * over_g)
+        d_s[i] += area * (whole * t * (z * z - 1) * over_s + shared * (z * t - y * u) * over_g)
+        d_r[i] += area * (shelf - t)
+
+
+@njit(cache=True, nogil=True)
+def _equations(histogram, p, n_parameters, rows, information, gradient):
+    """Fisher information and gradient of the log likelihood, without what is held at a bound."""
+    first = max(1, int(ZERO_BIN + p[MU] - REACH * p[S]))
+    last = min(BINS - 1, int(ZERO_BIN + p[MU] + RANGE * p[G]))
+    model_rows(p, first, last, rows)
+    _information(histogram[first:last], n_parameters, rows, information, gradient)
+    for a in range(A0, R):
+        bound = LOWEST_FLOOR if a == FLOOR else LOWEST_AREA
+        # A peak beyond the range of the histogram leaves no trace in it.
+        if (p[a] <= bound and gradient[a] <= 0) or information[a, a] <= 0:
+            information[a, :] = 0
+            information[:, a] = 0
+            information[a, a] = 1
+            gradient[a] = 0
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _information(counts, n_parameters, rows, information, gradient):
+    """Sums over the bins; overwrites work space in `rows`."""
+    n = counts.size
+    model, weight, scaled = rows[N_PARAMETERS], rows[N_PARAMETERS + 1], rows[N_PARAMETERS + 2]
+    excess = rows[N_PARAMETERS + 3]
+    for i in range(n):
+        weight[i] = 1 / model[i]
+        excess[i] = counts[i] * weight[i] - 1
+    for a in range(n_parameters):
+        row = rows[a]
+        along = 0.0
+        for i in range(n):
+            scaled[i] = row[i] * weight[i]
+            along += row[i] * excess[i]
+        gradient[a] = along
+        for b in range(a + 1):
+            other = rows[b]
+            total = 0.0
+            for i in range(n):
+                total += scaled[i] * other[i]
+            information[a, b] = total
+            information[b, a] = total
+
+
+@njit(cache=True, nogil=True)
+def _factorise(matrix, n):
+    """Replace the lower triangle of the first n rows and columns by its Cholesky factor; False if there is none."""
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            if i > j:
+                matrix[i, j] = total / matrix[j, j]
+            elif total > 1e-12 * matrix[i, i]:
+                matrix[i, i] = math.sqrt(total)
+            else:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _substitute(factor, n, vector):
+    """Replace the first n elements of `vector` by the solution of the equations with this Cholesky factor."""
+    for i in range(n):
+        for k in range(i):
+            vector[i] -= factor[i, k] * vector[k]
+        vector[i] /= factor[i, i]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            vector[i] -= factor[k, i] * vector[k]
+        vector[i] /= factor[i, i]
+
+
+@njit(cache=True, nogil=True)
+def _step(p, step):
+    """Go one step, not farther than the model is nearly linear."""
+    p[MU] += min(max(step[MU], -p[S]), p[S])
+    p[G] += min(max(step[G], -0.1 * p[G]), 0.1 * p[G])
+    p[S] = max(p[S] + min(max(step[S], -0.3 * p[S]), 0.4 * p[S]), SMALLEST_SIGMA)
+    for a in range(A0, R):
+        p[a] = max(p[a] + step[a], 0.1 * p[a], LOWEST_FLOOR if a == FLOOR else LOWEST_AREA)
+
+
+@njit(cache=True, nogil=True)
+def valley_depth(histogram, p, smooth):
+    """Height of the lower of the peaks of no and one photon above the valley between them [frames / bin].
+
+    All three from the histogram, smoothed by a box of an odd number of bins, about the width s of the peaks.
+    """
+    half = max(1, int(round(0.5 * p[S])))
+    box_sums(histogram, half, smooth)
+    zero = ZERO_BIN + int(round(p[MU]))
+    one = min(ZERO_BIN + int(round(p[MU] + p[G])), BINS - 1)
+    lowest = smooth[zero]
+    for i in range(zero, one + 1):
+        lowest = min(lowest, smooth[i])
+    return (min(smooth[zero], smooth[one]) - lowest) / (2 * half + 1)
