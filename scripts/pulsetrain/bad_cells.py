@@ -67,7 +67,7 @@ QUANTITIES = (
     Quantity("digitalMeans", "digital_means", GAIN_STAGES, 1, np.float32, "ADU"),
     Quantity("digitalThresholds", "digital_means", GAIN_STAGES - 1, 0, np.uint16, "ADU"),
     Quantity("photonSpacing", "photon_spacing", 0, 0, np.float32, "ADU"),
-    Quantity("quality", "photon_spacing", 0, 0, np.float32, ""),
+    Quantity("quality", "photon_spacing", 0, 0, np.float32, "frames/ADU"),
 )
 PER_PIXEL = ("photonSpacing", "quality")  # the same for all memory cells
 OTHERS = (
