@@ -46,7 +46,7 @@ ONE_SOURCE = np.zeros((2, 4), np.int64)
 CHUNK_POINTS = 128
 SCAN_TILE = (64, 64)  # with 128 points: chunks of 1 MB
 XRAY_TILE = (8, 512)
-BLOCK_BYTES = 256 * 1024**2  # two of these are in memory: one being filled, one being written
+BLOCK_BYTES = 192 * 1024**2  # two of these are in memory: one being filled, one being written
 PAIRS_PER_READ = 8  # 2 MB
 RUN_DATA = "INSTRUMENT/{source}/image/data"
 SPARSEST = 10  # trains of a scan are at most so far apart on average
@@ -422,8 +422,8 @@ def _copy_pairs(source, datasets, tile, threads):
             start, step, size = place(block, n_cells=n_cells)
             buffers[turn % 2] = grown(buffers[turn % 2], 2 * size)
             out = buffers[turn % 2][: 2 * size].view(np.uint16)
-            if start.size * PIXELS < size:
-                out[:] = 0  # cells that are not there, chunks that go on beyond the last point
+            if tile is not None and start.size * PIXELS < size:
+                out[:] = 0  # the chunks go on beyond the last point
             _fill(source, storages, block, start, step, tile or LAB_SHAPE, out, pool, spare)
             if pending is not None:
                 pending.result()
@@ -438,7 +438,7 @@ def _plan_blocks(source, tile):
     n_points, n_cells = source.tables[0].file.shape[:2]
     present = np.flatnonzero(source.cell_present)
     if tile is None:
-        points = max(1, BLOCK_BYTES // 2 // (n_cells * PAIR_BYTES))
+        points = max(1, BLOCK_BYTES // (n_cells * PAIR_BYTES))
         groups = [present]
     else:
         points = min(n_points, CHUNK_POINTS)

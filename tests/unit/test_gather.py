@@ -155,6 +155,10 @@ def test_results_do_not_depend_on_blocks_and_threads(tmp_path, monkeypatch, poin
     held, _, chunks = scan(groups, tmp_path / "m07_current_source.h5", cells=3, threads=threads)
     assert_pairs(held, merge_columns(pairs))
     assert chunks["analog"] == (min(n, points), 1, 64, 64)
+    with h5py.File(tmp_path / "m07_current_source.h5") as file:
+        _, stored = file["analog"].id.read_direct_chunk((n // points * points, 2, 64, 448) if n > points else (0,) * 4)
+    beyond = np.frombuffer(stored, "i2").reshape(-1, 64, 64)[n % points or points :]
+    assert not beyond.any()
     held, _, _ = dark(groups[1], tmp_path / "m07_dark.h5", cells=3, threads=threads)
     assert_pairs(held, pairs[1])
     held, _, _ = dark_run(run, tmp_path / "m09_dark.h5", module=9, threads=threads)
