@@ -1,5 +1,7 @@
 """Pictures of the calibration of one module: fits of sample pixels, and trends over the memory cells."""
 
+import textwrap
+
 import h5py
 import numpy as np
 from matplotlib.lines import Line2D
@@ -17,6 +19,7 @@ from pulsetrain.figures import (
 )
 
 COLUMNS = 3  # sample pixels side by side
+TITLE_LENGTH = 56  # letters per line above a picture of one pixel
 CELLS_PER_ROW = 32  # the memory of a pixel is 11 rows of 32 cells
 NO_THRESHOLD = 65535
 MAX_PHOTONS = 8  # peaks that are marked
@@ -178,8 +181,8 @@ def _pixel_grid(n_pixels, heights, **subplots):
 
 
 def _set_title(axes, name, values, reason, failed):
-    text = f"{name}\nfailed: {reason}" if failed else f"{name}\n{values}"
-    axes.set_title(text, fontsize=8.5, color=FAILED_COLOUR if failed else "black", loc="left")
+    text = textwrap.fill(reason, TITLE_LENGTH) if failed else values
+    axes.set_title(f"{name}\n{text}", fontsize=8.5, color=FAILED_COLOUR if failed else "black", loc="left")
 
 
 def _read_fit(gains, digital, place):
@@ -282,6 +285,10 @@ def _draw_comb(axes, samples, number, spacing):
     axes.stairs(counts, edges, color=FRAME_COLOUR, fill=True, alpha=0.55)
     if np.isfinite(model).any():
         axes.plot(middle, model, "-", color=STAGE_COLOURS[1], linewidth=1.2)
+    if not counts.any():
+        axes.text(
+            0.5, 0.5, "no frames", ha="center", va="center", transform=axes.transAxes, fontsize=8, color="#777777"
+        )
     top = max(counts.max(initial=0), 1)
     axes.set(yscale="log", ylim=(0.5, 16 * top), xlim=_filled(edges, counts))
     axes.set_xlabel("ADU above the pedestal")

@@ -23,6 +23,7 @@ MODULE_COLOURS = "turbo"
 CAUSE_COLOURS = "tab20"
 SHOWN_PERCENT = 99.0  # of the pixels lie inside the colour scale
 COLUMNS = 4  # histograms side by side
+SHOWN_BINS = 100  # of each
 
 
 class Panel(NamedTuple):
@@ -295,9 +296,9 @@ def _draw_histogram(axes, name, histograms):
         say_nothing_to_show(axes, "no finite value")
         return
     for module, held in filled.items():
+        edges, counts = _wider_bins(held.edges, held.counts)
         # Modules may have different bins: per unit of the quantity they can be compared.
-        density = held.counts / np.diff(held.edges)
-        axes.stairs(density, held.edges, color=_module_colour(module), linewidth=1)
+        axes.stairs(counts / np.diff(edges), edges, color=_module_colour(module), linewidth=1)
     axes.set_yscale("log")
     low, high = min(held.edges[0] for held in filled.values()), max(held.edges[-1] for held in filled.values())
     axes.set_xlim(low, high)
@@ -312,6 +313,12 @@ def _draw_histogram(axes, name, histograms):
         if count:
             text = f"{count} below" if side == "left" else f"{count} above"
             axes.text(place, 0.97, text, ha=side, va="top", transform=axes.transAxes, fontsize=7, color="#555555")
+
+
+def _wider_bins(edges, counts):
+    """Join neighbouring bins until there are about as many as a small picture can show."""
+    starts = np.arange(0, len(counts), max(1, round(len(counts) / SHOWN_BINS)))
+    return np.append(edges[starts], edges[-1]), np.add.reduceat(counts, starts)
 
 
 def _module_colour(module):
@@ -329,4 +336,4 @@ def _words(name):
 
 
 def _percent(value):
-    return f"{value:.2g} %" if value < 10 else f"{value:.1f} %"
+    return f"{value:.3g} %"
