@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numba import njit
 
-from pulsetrain.constants import GAIN_STAGES
+from pulsetrain.constants import GAIN_STAGES, UNKNOWN_THRESHOLD
 from pulsetrain.detector import LAB_SHAPE, N_MODULES, PIXELS, asic_edges, lab_from_xfel
 from pulsetrain.masks import sample_frames
 from pulsetrain.output import new_h5, write_array
@@ -21,7 +21,6 @@ from pulsetrain.progress import progress
 log = logging.getLogger(__name__)
 
 UNKNOWN_MIDPOINT = 65535  # digitalThresholds of the processed files
-UNKNOWN_THRESHOLD = 32767  # digitalThresholds of the constants
 
 SAMPLE_CELLS = 8  # memory cells that the range of a histogram is taken from
 BINS = 400

@@ -10,6 +10,7 @@ from pulsetrain.chunks import Storage, read_rows
 from pulsetrain.detector import LAB_SHAPE, MODULE_SHAPE, N_MODULES, PIXELS, xfel_from_lab
 
 GAIN_STAGES = 3
+UNKNOWN_THRESHOLD = 32767  # above every digital level
 DATASETS = {"darkOffsets": GAIN_STAGES, "analogGains_keV": GAIN_STAGES, "digitalThresholds": GAIN_STAGES - 1}
 
 

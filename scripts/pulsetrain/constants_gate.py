@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from pulsetrain.chunks import frame_values, open_storages, read_frames, read_rows
-from pulsetrain.constants import DATASETS, constants_problems, open_constants
+from pulsetrain.constants import DATASETS, UNKNOWN_THRESHOLD, constants_problems, open_constants
 from pulsetrain.detector import ASIC_PIXELS, LAB_SHAPE, MODULE_SHAPE, lab_from_xfel
 from pulsetrain.layout import read_layout, source_rows
 from pulsetrain.litpixels import image_storage
@@ -20,7 +20,6 @@ from pulsetrain.photons import photon_energy
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_THRESHOLD = 32767
 HALF_PHOTON = 0.5
 FRAMES_AGAINST_LIGHT = 6  # so many frames tell light, which comes and goes, from an upward shift, which stays
 FEWEST_DARK = 64  # pixels of an ASIC that its level in a frame is taken from
