@@ -30,6 +30,7 @@ FEWEST_USED = 6  # of them, by its line
 MOST_STRAYS = 0.05  # of all points may have a digital value of another stage than their neighbours
 PROBES = 128  # the digital level is looked at in about so many points
 OUTLIER_SIGMA = 4.0
+SIGMA_OF_MEAN_SIZE = np.sqrt(np.pi / 2)  # standard deviation over mean size, of a normal distribution
 MOST_ROUNDS = 10
 SLOPE_SIGMA = 5.0  # a line rises if its slope is this many standard errors above 0
 RISE_SIGMA = 10.0  # a pixel that never switches responds if its line rises by this many standard deviations
@@ -256,15 +257,20 @@ def fit_pixel(analog, digital, scan, work):
         reach = levels[stage] - limits[stage - 1] if stage else limits[0] - levels[0]
         if stage == 1 and n_stages == 3:
             reach = min(reach, limits[1] - levels[1])
-        problem = _fit_stage(
-            analog, digital, scan, work, stage, begin, end, levels[stage], reach, stage == n_stages - 1
-        )
+        last = end
+        if stage == n_stages - 1:
+            last = _end_of_rise(work.smooth, begin, end, switches[0] if stage == 2 else -1)
+        problem = _fit_stage(analog, digital, scan, work, stage, begin, end, last, levels[stage], reach)
         if problem:
             status = problem
-    if n_stages == 1 and status != NO_SWITCH:
-        results[:] = np.nan
-        work.region[:] = 0
-        return NO_RESPONSE if status == NOT_RISING else status
+    if n_stages == 1:
+        begin, end = work.region[0, 0], work.region[0, 1]
+        if status == NO_SWITCH and results[0] * (scan.time[end - 1] - scan.time[begin]) < RISE_SIGMA * results[6]:
+            status = NOT_RISING
+        if status != NO_SWITCH:
+            results[:] = np.nan
+            work.region[:] = 0
+            return NO_RESPONSE if status == NOT_RISING else status
     if results[1] >= results[0] or results[2] >= results[1] or results[2] >= results[0]:
         results[:] = np.nan
         work.region[:] = 0
@@ -301,14 +307,12 @@ def mark_points(analog, digital, scan, work, stage_of):
 
 
 @compiled
-def _fit_stage(analog, digital, scan, work, stage, begin, end, level, reach, is_last):
+def _fit_stage(analog, digital, scan, work, stage, begin, end, last, level, reach):
     """Digital level and line of one stage, written to `work`; 0 or the key of CODES that says why there is none."""
     mean, std, n_used = _level_of(digital, begin + SWITCH_MARGIN, end - SWITCH_MARGIN, level, reach)
-    if is_last:
-        end = _end_of_rise(work.smooth, begin, end, stage == GAIN_STAGES - 1)
-    if n_used < FEWEST_USED or end - begin < FEWEST_POINTS:
+    if n_used < FEWEST_USED or last - begin < FEWEST_POINTS:
         return TOO_FEW
-    begin, end = _trimmed(scan.time, begin, end, scan.trim)
+    begin, end = _trimmed(scan.time, begin, last, scan.trim)
     n = end - begin
     lowest, highest = np.int16(np.ceil(max(level - reach, -HIGHEST))), np.int16(np.floor(min(level + reach, HIGHEST)))
     spike_height = U16(scan.spike_height)
@@ -318,8 +322,6 @@ def _fit_stage(analog, digital, scan, work, stage, begin, end, level, reach, is_
     if n_used < FEWEST_USED or n_used < SMALLEST_SHARE * n:
         return TOO_FEW
     if not slope > SLOPE_SIGMA * slope_error:
-        return NOT_RISING
-    if stage == 0 and is_last and slope * (work.x[n - 1] - work.x[0]) < RISE_SIGMA * line_std:
         return NOT_RISING
     middle = begin + n // 2
     results = work.results
@@ -477,21 +479,24 @@ def _best_switch(level, n, limit):
 
 
 @compiled
-def _end_of_rise(smooth, begin, end, is_low_gain):
-    """First point from which on the last stage of a pixel may be saturated."""
+def _end_of_rise(smooth, begin, end, begin_before):
+    """First point from which on the last stage of a pixel may be saturated.
+
+    `begin_before` is the first point of medium gain if this stage is low gain, else -1.
+    """
     if end - begin < FEWEST_POINTS:
         return end
-    if is_low_gain:
-        # The analog value at which this pixel left medium gain is the last that is known to be within its range.
-        limit = int(smooth[max(begin - 3, 0)])
-        if smooth[end - 1] < limit:
-            return end
+    if begin_before >= 0:
+        # The analog value at which this pixel left medium gain is the last that is known to be within its range. It is
+        # looked for in a quarter of that stage, since a spike can hide the switch for some points.
+        limit = 0
+        for i in range(begin - (begin - begin_before + 3) // 4, begin):
+            limit = max(limit, int(smooth[i]))
     else:
         low, high = int(smooth[begin + 2]), int(smooth[end - 1])
         limit = low + int(LAST_RISE * (high - low))
-    for i in range(begin + 2, end):
-        if smooth[i] >= limit:
-            return i
+    while end > begin and smooth[end - 1] >= limit:
+        end -= 1
     return end
 
 
@@ -606,10 +611,12 @@ def _fit_line(x, y, weight, n):
         spread = float(sums[3]) - count * mean_x * mean_x
         slope = (float(sums[4]) - count * mean_x * mean_y) / spread
         constant = mean_y - slope * mean_x
-        std = np.sqrt(float(_sum_of_squares(x, y, weight, padded, F32(slope), F32(constant))) / (count - 2))
+        squares, sizes = _residual_sums(x, y, weight, padded, F32(slope), F32(constant))
+        std = np.sqrt(float(squares) / (count - 2))
         error = std / np.sqrt(spread)
-        # Values are whole numbers: one step is no outlier.
-        limit = F32(max(OUTLIER_SIGMA * std, 1.0))
+        # Few large outliers change the mean size of the residuals less than their standard deviation. Values are whole
+        # numbers: one step is no outlier.
+        limit = F32(max(OUTLIER_SIGMA * SIGMA_OF_MEAN_SIZE * float(sizes) / count, 1.0))
         dropped = _drop_outliers(x, y, weight, padded, F32(slope), F32(constant), limit)
         if dropped == 0:
             break
@@ -630,13 +637,14 @@ def _line_sums(x, y, weight, padded):
 
 
 @compiled_sums
-def _sum_of_squares(x, y, weight, padded, slope, constant):
-    """Of the distances from the line."""
-    squares = F32(0)
+def _residual_sums(x, y, weight, padded, slope, constant):
+    """Sum of the squares and of the sizes of the distances from the line."""
+    squares, sizes = F32(0), F32(0)
     for i in range(U64(padded)):
-        residual = y[i] - constant - slope * x[i]
-        squares += weight[i] * residual * residual
-    return squares
+        residual = weight[i] * (y[i] - constant - slope * x[i])
+        squares += residual * residual
+        sizes += abs(residual)
+    return squares, sizes
 
 
 @compiled_sums
