@@ -130,7 +130,7 @@ def _files_of_module(paths, run, module):
     missing = sorted(set(range(max(sequences, default=0))) - set(sequences))
     if missing:
         problems.append(
-            f"run {run}: module {module} lacks the sequences {', '.join(map(str, missing))} (there are files up to "
+            f"run {run}: module {module} lacks sequence {', '.join(map(str, missing))} (there are files up to "
             f"S{max(sequences):05d}); copy them again"
         )
     return named, problems

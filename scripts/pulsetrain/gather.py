@@ -223,7 +223,8 @@ def _check_layout(layout):
 def _refuse(problems, module):
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise ValueError(f"module {module:02d}: the calibration data cannot be used ({len(problems)} problems):{lines}")
+        count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        raise ValueError(f"module {module:02d}: the calibration data cannot be used ({count}):{lines}")
 
 
 def _solve(answers, module):

@@ -21,7 +21,7 @@ MODULE_IN_NAME = re.compile(r"_m(\d+)(?=[_.])")
 
 
 class Part(NamedTuple):
-    """One file: its number (0 where the name has none) and its frames, analog and digital ones counted."""
+    """One file: its number (-1 where the name has none) and its frames, analog and digital ones counted."""
 
     path: Path
     number: int
@@ -170,7 +170,7 @@ def count_bursts(parts, n_cells):
             )
     return n_bursts, [
         f"{n_frames} frames in {len(parts)} parts are no whole number of bursts of 2 x {n_cells} frames ({rest} frames "
-        f"too many): {'; '.join(told)}; copy these parts again, or correct the number of memory cells"
+        f"remain): {'; '.join(told)}; copy these parts again, or correct the number of memory cells"
     ]
 
 

@@ -458,9 +458,9 @@ def test_no_file_of_the_module(tmp_path):
 def test_missing_and_repeated_sequences(tmp_path):
     files = small_run(tmp_path / "r0900")
     files.append(third_sequence(files, 4))
-    with pytest.raises(ValueError, match=r"run 900: module 7 lacks the sequences 2, 3 .*S00004"):
+    with pytest.raises(ValueError, match=r"run 900: module 7 lacks sequence 2, 3 .*S00004"):
         dark_run(files, tmp_path / "dark.h5")
-    with pytest.raises(ValueError, match=r"lacks the sequences 0 "):
+    with pytest.raises(ValueError, match=r"lacks sequence 0 "):
         dark_run(files[1:2], tmp_path / "dark.h5")
     copy = small_run(tmp_path / "copy")
     with pytest.raises(ValueError, match=r"sequence 0 of module 7 is there more than once: .*copy.*; keep one"):
