@@ -246,7 +246,8 @@ def _draw_panels(geometry_path, images, modules, title):
     present = np.isin(np.arange(N_MODULES), modules)[:, None, None]
     handles = [Patch(facecolor="white", edgecolor="#888888", label="gap, or module without calibration")]
     for axes, (name, image, units) in zip(grid.flat, images, strict=False):
-        axes.set_title(name, fontsize=10)
+        if len(images) > 1:
+            axes.set_title(name, fontsize=10)
         unknown = present & ~np.isfinite(image)
         known = image[np.isfinite(image)]
         if not len(known):
@@ -260,7 +261,7 @@ def _draw_panels(geometry_path, images, modules, title):
     for axes in grid.flat[len(images) :]:
         axes.remove()
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title if len(images) > 1 else f"{title}: {images[0][0]}", fontsize=11)
     return figure
 
 

@@ -1,6 +1,7 @@
 """The report page of a calibration: numbers per module, proposed intervals, pictures and captions."""
 
 import html
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,9 @@ def write_page(
             for name, paths, caption in zip(module_names, per_picture, captions[len(names) :], strict=True)
         ),
         Section(
-            "proposed_intervals", "Proposed intervals, to be pasted into the configuration", f"<pre>{proposed}</pre>"
+            "proposed_intervals",
+            "Proposed intervals, to be pasted into the configuration",
+            f'<div class="scroll"><pre>{proposed}</pre></div>',
         ),
     ]
     modules = f"{len(held)} module{'s' if len(held) > 1 else ''}"
@@ -109,14 +112,19 @@ def _numbers_table(summaries, masked):
 
 def _failures_table(summaries):
     rows = []
-    for summary in summaries:
-        possible = max(summary.numbers["cellsPresent"], 1) * PIXELS
-        for data, key, number in (("current source", "failures", possible), ("X-ray", "xrayFailures", PIXELS)):
-            for reason, count in summary.numbers[key].items():
-                rows.append([f"{summary.module:02d}", data, reason, str(count), f"{100 * count / number:.4f}"])
+    for data, key in (("current source", "failures"), ("X-ray", "xrayFailures")):
+        counts = [summary.numbers[key] for summary in summaries]
+        cells = sum(summary.numbers["cellsPresent"] if key == "failures" else 1 for summary in summaries)
+        totals = Counter()
+        for held in counts:
+            totals.update(held)
+        for reason, total in totals.most_common():
+            percent = f"{100 * total / (max(cells, 1) * PIXELS):.4f}"
+            rows.append([data, reason, percent, *(str(held.get(reason, 0)) for held in counts)])
     if not rows:
         return "<p>All were fitted.</p>"
-    return table(["module", "data", "reason", "pixels and memory cells", "[%]"], rows)
+    head = ["data", "reason", "all [%]", *(f"module {summary.module:02d}" for summary in summaries)]
+    return table(head, rows) + "<p>Numbers of pixels; of the current source, of pixels and memory cells.</p>"
 
 
 def _median(values):

@@ -38,6 +38,7 @@ table { border-collapse: collapse; background: white; font-size: 14px; width: 10
 th, td { text-align: left; vertical-align: top; padding: 6px 10px; border: 1px solid var(--line); }
 th { background: #eef1f5; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+.scroll pre { white-space: pre; font-size: 13px; }
 footer { color: var(--soft); font-size: 13px; padding: 30px 0; }
 """
 
