@@ -231,7 +231,10 @@ DEAD_KINDS = (
     lambda n, random: (_flat(random, n, 5000, 10), _flat(random, n, 6200, 25)),  # never responds
     lambda n, random: (random.uniform(4000, 9000, n), random.uniform(4000, 9000, n)),  # noise
     lambda n, random: (_flat(random, n, 6000, 800), _flat(random, n, 7000, 500)),
-    lambda n, random: (_flat(random, n, 5000, 10), _steps(n, n // 9, n // 2) + _flat(random, n, 0, 25)),  # only switches
+    lambda n, random: (
+        _flat(random, n, 5000, 10),
+        _steps(n, n // 9, n // 2) + _flat(random, n, 0, 25),
+    ),  # only switches
     lambda n, random: (np.full(n, 5000.0), _steps(n, n // 9, n // 2) + _flat(random, n, 0, 25)),
     lambda n, random: (random.uniform(4000, 9000, n), _steps(n, n // 9, n // 2) + _flat(random, n, 0, 25)),
     lambda n, random: (_flat(random, n, 5000, 10), random.choice([6200.0, 7000.0, 7700.0], n)),  # telegraph

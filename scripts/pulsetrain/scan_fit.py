@@ -19,16 +19,18 @@ from numba import njit
 from numba import uint16 as U16
 from numba import uint64 as U64
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+makes_arrays = njit(cache=True, nogil=True)
+# The others make none, and so need not count the references to them, which would take a fifth of the time.
+compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 # Sums whose order the compiler may choose, so that it can vectorise them; it chooses the same in every call.
-compiled_sums = njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+compiled_sums = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath=True)
 
 GAIN_STAGES = 3
 SMALLEST_SPACING = 200  # [ADU] between digital levels; they are some 700 apart, with a noise of 30
 FEWEST_POINTS = 7  # of a stage
 FEWEST_USED = 6  # of them, by its line
 MOST_STRAYS = 0.05  # of all points may have a digital value of another stage than their neighbours
-PROBES = 128  # the digital level is looked at in about so many points
+PROBES = 100  # the digital level is looked at in about so many points
 OUTLIER_SIGMA = 4.0
 SIGMA_OF_MEAN_SIZE = np.sqrt(np.pi / 2)  # standard deviation over mean size, of a normal distribution
 MOST_ROUNDS = 10
@@ -40,6 +42,7 @@ SWITCH_MARGIN = 2  # points at either side of a switch that may have a level in 
 SMALLEST_SHARE = 0.5  # of the points within the trimmed stage that its line has to use
 HIGHEST = 32767  # no value is above it
 NOWHERE = -(1 << 30)
+FAR = np.float32(1e9)  # [ADU] from anything
 STRIP = 128  # pixels that are put in rows at once: 256 bytes of each point, and all points of a strip fit into cache
 PADDING = 64  # loops over the points of a stage run on to a multiple of this, which leaves them no slow remainder
 
@@ -152,7 +155,7 @@ class Work(NamedTuple):
     results: np.ndarray
 
 
-@compiled
+@makes_arrays
 def fit_columns(analog, digital, scan, first, last, results, status):
     """Fit some pixels of a block whose points of the scan are its rows, as they lie in the gathered file.
 
@@ -184,7 +187,7 @@ def fit_columns(analog, digital, scan, first, last, results, status):
                 results[row, begin + k] = work.results[row]
 
 
-@compiled
+@makes_arrays
 def _transpose(values, begin, width, fours, rows):
     """Points of the scan from columns to rows; four at a time, in one store of 8 bytes."""
     n_fours = values.shape[0] // 4
@@ -203,7 +206,7 @@ def _transpose(values, begin, width, fours, rows):
             rows[k, i] = values[i, begin + k]
 
 
-@compiled
+@makes_arrays
 def new_work(n):
     """Memory for pixels with `n` points."""
     padded = n + PADDING
@@ -309,7 +312,7 @@ def mark_points(analog, digital, scan, work, stage_of):
 @compiled
 def _fit_stage(analog, digital, scan, work, stage, begin, end, last, level, reach):
     """Digital level and line of one stage, written to `work`; 0 or the key of CODES that says why there is none."""
-    mean, std, n_used = _level_of(digital, begin + SWITCH_MARGIN, end - SWITCH_MARGIN, level, reach)
+    mean, std, n_used = _level_of(digital, begin + SWITCH_MARGIN, end - SWITCH_MARGIN, level, reach, work.y)
     if n_used < FEWEST_USED or last - begin < FEWEST_POINTS:
         return TOO_FEW
     begin, end = _trimmed(scan.time, begin, last, scan.trim)
@@ -435,9 +438,10 @@ def _find_switches(level, n, n_stages, levels):
     high = (levels[1] + levels[2]) / 2 if n_stages > 2 else HIGHEST
     whole_low = int(np.floor(low)) if n_stages > 1 else HIGHEST
     whole_high = int(np.floor(high))
-    switch_1, switch_2 = _count_up_to(level, n, whole_low), _count_up_to(level, n, whole_high)
-    is_ordered = _count_up_to(level, switch_1, whole_low) == switch_1
-    if not is_ordered or _count_up_to(level, switch_2, whole_high) != switch_2:
+    switch_1, switch_2 = _count_up_to(level, 0, n, whole_low, whole_high)
+    first_1, _ = _count_up_to(level, 0, switch_1, whole_low, whole_high)
+    _, second_2 = _count_up_to(level, switch_1, switch_2, whole_low, whole_high)
+    if first_1 < switch_1 or second_2 < switch_2 - switch_1:
         switch_1, switch_2 = _best_switch(level, n, whole_low), _best_switch(level, n, whole_high)
         strays = _count_strays(level, n, whole_low, whole_high, switch_1, switch_2)
         if strays > MOST_STRAYS * n or switch_2 < switch_1:
@@ -446,11 +450,13 @@ def _find_switches(level, n, n_stages, levels):
 
 
 @compiled
-def _count_up_to(level, n, limit):
-    count = I32(0)
-    for i in range(U64(n)):
-        count = I32(count + I32(level[i] <= limit))
-    return int(count)
+def _count_up_to(level, begin, end, low, high):
+    """How many values are not above `low`, and how many not above `high`."""
+    up_to_low, up_to_high = I32(0), I32(0)
+    for i in range(U64(begin), U64(end)):
+        up_to_low = I32(up_to_low + I32(level[i] <= low))
+        up_to_high = I32(up_to_high + I32(level[i] <= high))
+    return int(up_to_low), int(up_to_high)
 
 
 @compiled
@@ -523,44 +529,46 @@ def _first_above(time, begin, end, limit):
 
 
 @compiled
-def _level_of(digital, begin, end, level, reach):
-    """Mean and standard deviation of the digital values of a stage, without those that are far off; their number."""
-    whole_level = I32(level)
-    centre, limit = I32(0), I32(reach)
-    mean, std = 0.0, 0.0
-    n_used = 0
+def _level_of(digital, begin, end, level, reach, distance):
+    """Mean and standard deviation of the digital values of a stage, without those that are far off; their number.
+
+    `distance` is work space.
+    """
+    _collect_distances(digital, begin, end - begin, F32(level), distance)
+    padded = _padded(end - begin)
+    centre, limit = 0.0, float(reach)
+    mean, std, n_used = 0.0, 0.0, 0.0
     for _ in range(MOST_ROUNDS):
-        n, total, squares, farthest = _level_sums(digital, begin, end - begin, whole_level, centre, limit)
-        if n == 0 or n == n_used:
+        n, total, squares = _level_sums(distance, padded, F32(centre), F32(limit))
+        if n < 1 or n == n_used:
             break
-        n_used = n
-        mean = float(total) / n
-        std = np.sqrt(max(float(squares) / n - mean * mean, 0.0))
-        outside = max(OUTLIER_SIGMA * std, 1.0)
-        if farthest <= outside - abs(mean - centre):
-            break
-        centre, limit = I32(np.rint(mean)), I32(np.ceil(outside))
-    return whole_level + mean, std, n_used
+        n_used = float(n)
+        centre = float(total) / n_used
+        mean = float(F32(level)) + centre
+        std = np.sqrt(max(float(squares) / n_used - centre * centre, 0.0))
+        limit = max(OUTLIER_SIGMA * std, 1.0)
+    return mean, std, int(n_used)
 
 
 @compiled_sums
-def _level_sums(digital, begin, n, level, centre, limit):
-    """Number, sum and sum of squares of the distances from `level`, and the largest distance from `level + centre`.
+def _collect_distances(digital, begin, n, level, distance):
+    for k in range(U64(_padded(n))):
+        distance[k] = F32(digital[U64(begin) + k]) - level
+    for k in range(U64(n), U64(_padded(n))):
+        distance[k] = FAR
 
-    Only of points within `limit` of `level + centre`.
-    """
-    count, total, farthest = I32(0), I32(0), I32(0)
-    squares = F32(0)
-    for i in range(U64(_padded(n))):
-        distance = I32(I32(digital[U64(begin) + i]) - level)
-        from_centre = I32(abs(I32(distance - centre)))
-        inside = I32((from_centre <= limit) & (I32(i) < I32(n)))
-        count = I32(count + inside)
-        distance = I32(distance * inside)
-        total = I32(total + distance)
-        squares += F32(distance) * F32(distance)
-        farthest = _greater(farthest, I32(from_centre * inside))
-    return int(count), total, squares, farthest
+
+@compiled_sums
+def _level_sums(distance, padded, centre, limit):
+    """Number, sum and sum of squares of the distances from the level that are within `limit` of `centre`."""
+    n, total, squares = F32(0), F32(0), F32(0)
+    for k in range(U64(padded)):
+        inside = F32(1) if abs(distance[k] - centre) <= limit else F32(0)
+        kept = inside * distance[k]
+        n += inside
+        total += kept
+        squares += kept * kept
+    return n, total, squares
 
 
 @njit(inline="always")
