@@ -144,11 +144,11 @@ def calibration_files(kind):
 
 
 def calibration_sizes(kind):
-    """Parameter: {file name: size}, for the same reason as `source_sizes`; empty for simulated files."""
+    """Parameter: {file: size}, for the same reason as `source_sizes`; empty for simulated files."""
 
     def sizes(wildcards):
         groups = calibration_groups(wildcards.calibration, kind, wildcards.module)
-        return {Path(path).name: size for group in groups for path, size in group}
+        return {path: size for group in groups for path, size in group if size is not None}
 
     return sizes
 

@@ -1,7 +1,7 @@
 """The comb of photon peaks of one pixel: pedestal track, histogram, maximum-likelihood fit. Compiled.
 
-A pixel in the light of an X-ray tube gives, frame by frame, pedestal(t) + spacing * photons + noise. The pedestal drifts
-by more than the spacing, so it is followed in time and subtracted. What is left is a comb of equidistant peaks, of which
+A pixel in the light of an X-ray tube gives, frame by frame, pedestal(t) + spacing * photons + noise. The pedestal
+drifts by more than the spacing, so it is followed and subtracted. What is left is a comb of equidistant peaks, of which
 the histogram is fitted. Model of the number of frames in the bin at v above the pedestal track:
 
     m(v) = A_0 N(v; mu, s) + sum_k A_k [(1 - r) N(v; mu + k g, s) + r U_k(v)] + c,   k = 1, 2, 3
@@ -24,12 +24,15 @@ import math
 
 import numpy as np
 from numba import float32 as F32
+from numba import int16 as I16
 from numba import int32 as I32
+from numba import int64 as I64
 from numba import njit
 from numba import uint32 as U32
 from numba import uint64 as U64
 
-BIN = 2  # [ADU]: widens a peak of s = 10 ADU by 0.2 %, s = 4 ADU by 1 %
+BIN_BITS = 1
+BIN = 2**BIN_BITS  # [ADU]: widens a peak of s = 10 ADU by 0.2 %, s = 4 ADU by 1 %
 BINS = 512
 ZERO_BIN = 64  # the one with the pedestal in its middle
 PEAKS = 4  # no, one, two, three photons
@@ -56,11 +59,15 @@ SMALLEST_BLOCK = 64
 BLOCKS_WANTED = 16
 START_FRAMES = 256
 FIRST_WIDTH = 25.0  # [ADU], half width of the first look at the pedestal peak
-WIDTHS = (8.0, 40.0)  # [ADU], smallest and largest half width later
+WIDTHS = (8.0, 40.0)  # [ADU], smallest and largest half width later; below 64, see `_near`
 WIDTH_SIGMAS = 2.5
 SETTLED = 0.5  # [ADU]
+SETTLE_STEPS = 8
+NEAR_SAMPLES = 512  # see `_near`
 COARSE = 3  # the pedestal is first looked for in bins of 2**3 ADU
-LARGEST_STEP = 65535  # between two 16-bit values
+COARSE_BINS = 8192  # 2**16 / 2**3
+LARGEST_SPREAD = 32767 - 2 * BINS  # [ADU]: sums of 16 bits cannot overflow; the ADC has 14 bits
+STEP_FRAMES = 64
 LOWEST_PEAK = 0.25  # the lowest peak at least so high, compared with the highest, is the pedestal
 FEWEST_NEAR = 0.1  # share of a block's frames that must be near the pedestal
 
@@ -70,7 +77,7 @@ LARGEST_SIGMA = 0.25  # [spacings]: wider peaks are not resolved
 LARGEST_ERROR = 0.05  # [spacings]
 SMALLEST_SIGMA = 0.7  # [bins]
 STEPS = 30
-TOLERANCE = 0.005  # [bins]: the steps shrink at least tenfold from one to the next
+TOLERANCE = 0.1  # [standard errors]: the steps shrink at least tenfold from one to the next
 LOWEST_FLOOR = 2e-3  # [frames per bin], keeps the model above 0
 LOWEST_AREA = 1e-3  # [frames]
 REACH = 6.5  # sigmas beyond which a peak is taken as 0
@@ -98,8 +105,12 @@ def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
         Result: frames per bin; the pedestal is in the middle of `ZERO_BIN`. The first and last bin are 0.
     track, centre : ndarray of float32, (blocks,)
         Result: pedestal [ADU above the second sample], and the frame number where it holds.
-    coarse, index, quarters : ndarray of int32, (16384,), (2048,), (4, BINS)
-        Work space; `coarse` must be and stays 0.
+    coarse : ndarray of int32, (COARSE_BINS,)
+        Work space, must be and stays 0.
+    index : ndarray of int16, (frames,)
+        Work space for some thousand frames at once.
+    quarters : ndarray of uint32, (4, BINS)
+        Work space.
 
     Returns
     -------
@@ -111,12 +122,15 @@ def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
     low, high = _extremes(series)
     if low == high:
         return CONSTANT, 0.0
+    if I32(high) - I32(low) > LARGEST_SPREAD:
+        return LOST, 0.0
     reference = I32(series[1])
     start = _coarse_pedestal(series[1 : min(n, 1 + START_FRAMES)], reference, coarse)
-    width, sigma = F32(FIRST_WIDTH), F32(0)
-    for _ in range(4):
-        start, sigma, _ = _settle(series[1 : min(n, 1 + START_FRAMES)], reference, start, width, 5)
-        width = F32(min(max(WIDTH_SIGMAS * sigma, WIDTHS[0]), WIDTHS[1]))
+    width, sigma = FIRST_WIDTH, 0.0
+    for _ in range(2):
+        start, _ = _settle(series[1 : min(n, 1 + START_FRAMES)], reference, start, width)
+        sigma = _deviation(series[1 : min(n, 1 + START_FRAMES)], reference, start, width)
+        width = min(max(WIDTH_SIGMAS * sigma, WIDTHS[0]), WIDTHS[1])
     if not _follow(series, reference, start, width, track, centre, coarse):
         return LOST, sigma
     quarters[:] = 0
@@ -125,11 +139,10 @@ def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
         first = 1 if b == 0 else int(math.ceil(centre[b]))
         last = n if b == track.size - 2 else int(math.ceil(centre[b + 1]))
         for begin in range(first, last, index.size):
-            part = series[begin : min(last, begin + index.size)]
             base = track[b] + slope * F32(begin - centre[b])
-            _count(part, reference, base, slope, index, quarters)
+            _count(series, begin, min(last, begin + index.size), base, slope, reference, index, quarters)
     for i in range(BINS):
-        histogram[i] = U32(quarters[0, i] + quarters[1, i] + quarters[2, i] + quarters[3, i])
+        histogram[i] = quarters[0, i] + quarters[1, i] + quarters[2, i] + quarters[3, i]
     histogram[0] = 0
     histogram[BINS - 1] = 0
     return FITTED, sigma
@@ -158,7 +171,7 @@ def _coarse_pedestal(part, reference, coarse):
     """Lowest of the high peaks in a histogram of 8 ADU, smoothed over 3 bins."""
     lowest, highest = coarse.size, 0
     for x in part:
-        b = (I32(x) - reference + LARGEST_STEP) >> COARSE
+        b = (I32(x) - reference + LARGEST_SPREAD) >> COARSE
         coarse[b] += 1
         lowest = min(lowest, b)
         highest = max(highest, b)
@@ -171,8 +184,8 @@ def _coarse_pedestal(part, reference, coarse):
     ):
         found += 1
     for x in part:
-        coarse[(I32(x) - reference + LARGEST_STEP) >> COARSE] = 0
-    return F32((found << COARSE) + (1 << (COARSE - 1)) - LARGEST_STEP)
+        coarse[(I32(x) - reference + LARGEST_SPREAD) >> COARSE] = 0
+    return F32((found << COARSE) + (1 << (COARSE - 1)) - LARGEST_SPREAD)
 
 
 @njit(cache=True, nogil=True)
@@ -185,35 +198,52 @@ def _three(counts, b):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _near(part, reference, around, width):
-    """Number, sum and sum of squares of the distances to `around` that are below `width`."""
-    n, s, q = I32(0), F32(0), F32(0)
+@njit(cache=True, nogil=True)
+def _near(part, around, width):
+    """Number of samples closer than `width` to `around`, and the sum of their distances; all 16 bits wide.
+
+    No overflow with at most 512 samples closer than 64: 512 * 63 = 32256.
+    """
+    n, s = I16(0), I16(0)
     for i in range(U64(part.size)):
-        d = F32(I32(part[i]) - reference) - around
-        near = abs(d) < width
-        d = d if near else F32(0)
-        n += I32(1) if near else I32(0)
-        s += d
-        q += d * d
-    return n, s, q
+        d = I16(part[i] - around)
+        near = (d < width) & (d > -width)
+        n = I16(n + (I16(1) if near else I16(0)))
+        s = I16(s + (d if near else I16(0)))
+    return n, s
 
 
 @njit(cache=True, nogil=True)
-def _settle(part, reference, around, width, steps):
-    """Move to the mean of the samples within `width`, until it stays; also their deviation and number."""
-    n, sigma = I32(0), F32(0)
-    for _ in range(steps):
-        n, s, q = _near(part, reference, around, width)
+def _settle(part, reference, around, width):
+    """Move to the mean of the samples within `width`, until it stays; also the number of these samples."""
+    n = 0
+    for _ in range(SETTLE_STEPS):
+        whole = I32(round(around))
+        total, n = 0, 0
+        for first in range(0, part.size, NEAR_SAMPLES):
+            some, distances = _near(part[first : first + NEAR_SAMPLES], I16(reference + whole), I16(width))
+            n += some
+            total += distances
         if n == 0:
             break
-        shift = s / F32(n)
-        sigma = F32(math.sqrt(max(q / n - shift * shift, 0.0)))
+        shift = F32(whole + total / n) - around
         around += shift
         # The next shift would be a tenth: the density at the edges of the window is low.
         if abs(shift) < SETTLED:
             break
-    return around, sigma, n
+    return around, n
+
+
+@njit(cache=True, nogil=True)
+def _deviation(part, reference, around, width):
+    """Standard deviation of the samples within `width`."""
+    n, total = 0, 0.0
+    for x in part:
+        d = float(x) - reference - around
+        if abs(d) < width:
+            n += 1
+            total += d * d
+    return math.sqrt(total / max(n, 1))
 
 
 @njit(cache=True, nogil=True)
@@ -229,11 +259,11 @@ def _follow(series, reference, start, width, track, centre, coarse):
             ahead = track[0]
         elif b > 1:
             # The drift goes on as before, within what noise and photons can pretend.
-            ahead = track[b - 1] + min(max(track[b - 1] - track[b - 2], -width), width)
-        found, _, near = _settle(part, reference, ahead, width, 8)
+            ahead = track[b - 1] + F32(min(max(track[b - 1] - track[b - 2], -width), width))
+        found, near = _settle(part, reference, ahead, width)
         if near < FEWEST_NEAR * part.size:
             ahead = _coarse_pedestal(part, reference, coarse)
-            found, _, near = _settle(part, reference, ahead, width, 8)
+            found, near = _settle(part, reference, ahead, width)
             if near < FEWEST_NEAR * part.size:
                 return False
         track[b] = found
@@ -241,24 +271,32 @@ def _follow(series, reference, start, width, track, centre, coarse):
     return True
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _count(part, reference, base, slope, index, quarters):
-    """Add samples less a straight line to the four partial histograms."""
-    scale = F32(1 / BIN)
-    shift = F32(ZERO_BIN + 0.5) - base * scale
-    slope *= scale
-    for i in range(U64(part.size)):
-        v = F32(I32(part[i]) - reference) * scale + shift - slope * F32(I32(i))
-        index[i] = I32(min(max(v, F32(0)), F32(BINS - 1)))
+@njit(cache=True, nogil=True)
+def _count(series, first, last, base, slope, reference, index, quarters):
+    """Add samples less a straight line to the four partial histograms; `base` holds at frame `first`.
+
+    The line is rounded to whole ADU in steps of 64 frames. That adds 0.1 ADU**2 to the variance, and shifts nothing: all
+    peaks alike.
+    """
+    for begin in range(first, last, STEP_FRAMES):
+        n = min(STEP_FRAMES, last - begin)
+        level = I32(round(base + slope * (begin + 0.5 * (n - 1) - first))) + reference
+        shift = I16(BIN * ZERO_BIN + BIN // 2 - level)
+        part = series[begin : begin + n]
+        to = index[begin - first : begin - first + n]
+        for i in range(U64(n)):
+            v = I16(part[i] + shift)
+            to[i] = I16(min(max(v, I16(0)), I16(BIN * BINS - 1)) >> I16(BIN_BITS))
     # Neighbours in time are often equal: four tables keep an addition from waiting for the one before.
-    whole = U64(part.size - part.size % 4)
+    n = last - first
+    whole = U64(n - n % 4)
     for i in range(U64(0), whole, U64(4)):
-        quarters[0, U64(index[i])] += I32(1)
-        quarters[1, U64(index[i + U64(1)])] += I32(1)
-        quarters[2, U64(index[i + U64(2)])] += I32(1)
-        quarters[3, U64(index[i + U64(3)])] += I32(1)
-    for i in range(whole, U64(part.size)):
-        quarters[0, U64(index[i])] += I32(1)
+        quarters[0, U64(index[i])] += U32(1)
+        quarters[1, U64(index[i + U64(1)])] += U32(1)
+        quarters[2, U64(index[i + U64(2)])] += U32(1)
+        quarters[3, U64(index[i + U64(3)])] += U32(1)
+    for i in range(whole, U64(n)):
+        quarters[0, U64(index[i])] += U32(1)
 
 
 @njit(cache=True, nogil=True)
@@ -272,7 +310,7 @@ def find_start(histogram, sigma, min_spacing, smooth):
         Width of the pedestal peak [bins].
     min_spacing : float
         [bins].
-    smooth : ndarray of float64, (BINS,)
+    smooth : ndarray of int64, (BINS,)
         Work space.
 
     Returns
@@ -283,7 +321,7 @@ def find_start(histogram, sigma, min_spacing, smooth):
     half = max(2, int(round(sigma)))
     box_sums(histogram, half, smooth)
     lowest = smooth[ZERO_BIN]
-    best, place = 0.0, 0
+    best, place = 0, 0
     for i in range(ZERO_BIN, BINS - half - 1):
         lowest = min(lowest, smooth[i])
         if i >= ZERO_BIN + min_spacing and smooth[i] - lowest > best:
@@ -300,14 +338,15 @@ def find_start(histogram, sigma, min_spacing, smooth):
 @njit(cache=True, nogil=True)
 def box_sums(histogram, half, smooth):
     """Sums over 2 * half + 1 bins around each bin; 0 where they do not fit."""
-    smooth[:] = 0
-    total = 0.0
-    for i in range(BINS):
-        total += histogram[i]
-        if i > 2 * half:
-            total -= histogram[i - 2 * half - 1]
-        if i >= 2 * half:
-            smooth[i - half] = total
+    smooth[: half + 1] = 0
+    smooth[BINS - half :] = 0
+    total = 0
+    for i in range(U64(2 * half)):
+        total += I64(histogram[i])
+    for i in range(U64(half), U64(BINS - half)):
+        total += I64(histogram[i + U64(half)])
+        smooth[i] = total
+        total -= I64(histogram[i - U64(half)])
 
 
 @njit(cache=True, nogil=True)
@@ -324,7 +363,7 @@ def fit_comb(histogram, sigma, shared, min_spacing, smooth, rows, result):
         Share r of the photons with divided charge, 0 to 1.
     min_spacing : float
         Smallest spacing to look for [ADU].
-    smooth : ndarray of float64, (BINS,)
+    smooth : ndarray of int64, (BINS,)
         Work space.
     rows : ndarray of float64, (N_ROWS, BINS)
         Work space.
@@ -355,15 +394,16 @@ def fit_comb(histogram, sigma, shared, min_spacing, smooth, rows, result):
         _step(p, step)
         if p[S] > 1.5 * LARGEST_SIGMA * p[G] or p[G] < 0.5 * min_spacing or p[G] > BINS - ZERO_BIN:
             return UNRESOLVED
-        if abs(p[G] - before[0]) < TOLERANCE and abs(p[MU] - before[1]) < TOLERANCE:
+        step[:] = 0
+        step[G] = 1
+        _substitute(information, N_FREE, step)
+        error = math.sqrt(step[G])
+        if abs(p[G] - before[0]) < TOLERANCE * error and abs(p[MU] - before[1]) < TOLERANCE * error:
             break
     else:
         return NOT_CONVERGED
-    step[:] = 0
-    step[G] = 1
-    _substitute(information, N_FREE, step)
     result[SPACING] = p[G] * BIN
-    result[ERROR] = math.sqrt(step[G]) * BIN
+    result[ERROR] = error * BIN
     result[QUALITY] = valley_depth(histogram, p, smooth) / BIN
     result[FIRST_PARAMETER:] = p
     if p[S] > LARGEST_SIGMA * p[G] or p[G] < min_spacing:
@@ -437,14 +477,30 @@ def model_rows(p, first, last, rows):
     s, g = p[S], p[G]
     for k in range(PEAKS):
         _normal(first - ZERO_BIN - p[MU] - k * g, s, n, densities[k], distances[k], below[k])
-    _first_peak(p, n, densities[0], distances[0], rows)
-    for k in range(1, PEAKS):
-        _next_peak(
-            p, k, n, densities[k], distances[k], below[k], densities[k - 1], distances[k - 1], below[k - 1], rows
-        )
-    for i in range(n):
-        rows[FLOOR, i] = 1.0
-        model[i] += p[FLOOR]
+    for a in range(A0):
+        rows[a, :n] = 0.0
+    rows[R, :n] = 0.0
+    rows[FLOOR, :n] = 1.0
+    model[:n] = p[FLOOR]
+    for k in range(PEAKS):
+        shared = p[R] if k > 0 else 0.0
+        area, whole = p[A0 + k], (1 - shared) * p[A0 + k]
+        _add_peak(n, whole, k, s, densities[k], distances[k], rows[MU], rows[G], rows[S])
+        shape = rows[A0 + k]
+        _add_shape(n, area, 1 - shared, densities[k], shape, model)
+        if k > 0:
+            _add_shelf_shape(n, area, shared, g, below[k - 1], below[k], densities[k], shape, model, rows[R])
+        if shared > 0:
+            _add_shelf(
+                n,
+                area * shared / g,
+                k,
+                g,
+                densities[k - 1 : k + 1],
+                distances[k - 1 : k + 1],
+                below[k - 1 : k + 1],
+                rows,
+            )
 
 
 @njit(cache=True, nogil=True)
@@ -455,8 +511,9 @@ def _normal(start, s, n, density, distance, below):
     exp(-1 / s**2) from bin to bin: two products instead of an exponential. The trapezoidal sum of a normal density is
     its integral to 1e-8 for s >= 1.
     """
+    over_s = 1 / s
     for i in range(n):
-        distance[i] = (start + i) / s
+        distance[i] = (start + i) * over_s
     begin = min(max(int(math.ceil(-REACH * s - start)), 0), n)
     end = min(max(int(math.floor(REACH * s - start)) + 1, 0), n)
     density[:n] = 0.0
@@ -478,39 +535,55 @@ def _normal(start, s, n, density, distance, below):
         factor *= shrink
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _first_peak(p, n, density, distance, rows):
-    model, s, area = rows[N_PARAMETERS], p[S], p[A0]
-    d_mu, d_g, d_s, d_r, d_a = rows[MU], rows[G], rows[S], rows[R], rows[A0]
-    for i in range(n):
-        t, z = density[i], distance[i]
-        model[i] = area * t
-        d_a[i] = t
-        d_mu[i] = area * t * z / s
-        d_g[i] = 0.0
-        d_s[i] = area * t * (z * z - 1) / s
-        d_r[i] = 0.0
+# The compiler makes vector instructions only of loops with few arrays, of which it can check that they do not overlap.
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _next_peak(p, k, n, density, distance, below, density_before, distance_before, below_before, rows):
-    """Peak of k photons and its shelf, which reaches down to the peak of k - 1."""
-    model, s, g, shared, area = rows[N_PARAMETERS], p[S], p[G], p[R], p[A0 + k]
-    d_mu, d_g, d_s, d_r, d_a = rows[MU], rows[G], rows[S], rows[R], rows[A0 + k]
-    whole = 1 - shared
-    over_s, over_g = 1 / s, 1 / g
+def _add_peak(n, area, k, s, density, distance, d_mu, d_g, d_s):
+    """Derivatives of area * density, of the peak of k photons."""
+    over_s = 1 / s
+    slope = area * over_s
     for i in range(n):
-        t, z = density[i], distance[i]
-        u, y = density_before[i], distance_before[i]
-        shelf = (below_before[i] - below[i]) * over_g
-        shape = whole * t + shared * shelf
-        model[i] += area * shape
-        d_a[i] = shape
-        slope = whole * t * z * over_s
-        d_mu[i] += area * (slope + shared * (t - u) * over_g)
-        d_g[i] += area * (k * slope + shared * (k * t - (k - 1) * u - shelf) * over_g)
-        d_s[i] += area * (whole * t * (z * z - 1) * over_s + shared * (z * t - y * u) * over_g)
-        d_r[i] += area * (shelf - t)
+        d_mu[i] += slope * density[i] * distance[i]
+    for i in range(n):
+        d_g[i] += k * slope * density[i] * distance[i]
+    for i in range(n):
+        d_s[i] += slope * density[i] * (distance[i] * distance[i] - 1)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _add_shape(n, area, share, density, shape, model):
+    for i in range(n):
+        shape[i] = share * density[i]
+    for i in range(n):
+        model[i] += area * share * density[i]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _add_shelf_shape(n, area, shared, g, below_before, below, density, shape, model, d_r):
+    """The shelf from the peak of k photons down to that of k - 1."""
+    over_g = 1 / g
+    for i in range(n):
+        d_r[i] += area * ((below_before[i] - below[i]) * over_g - density[i])
+    if shared == 0:
+        return
+    for i in range(n):
+        shape[i] += shared * over_g * (below_before[i] - below[i])
+    for i in range(n):
+        model[i] += area * shared * over_g * (below_before[i] - below[i])
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _add_shelf(n, height, k, g, densities, distances, below, rows):
+    """Derivatives of the shelf along mu, g and s; height = area * r / g."""
+    u, t, y, z = densities[0], densities[1], distances[0], distances[1]
+    d_mu, d_g, d_s, over_g = rows[MU], rows[G], rows[S], 1 / g
+    for i in range(n):
+        d_mu[i] += height * (t[i] - u[i])
+    for i in range(n):
+        d_g[i] += height * (k * t[i] - (k - 1) * u[i] - (below[0, i] - below[1, i]) * over_g)
+    for i in range(n):
+        d_s[i] += height * (z[i] * t[i] - y[i] * u[i])
 
 
 @njit(cache=True, nogil=True)

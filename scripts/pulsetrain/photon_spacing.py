@@ -1,7 +1,7 @@
 """The signal of one photon in X-ray-tube data, pixel by pixel, with drift removed: reading, sharing out, writing.
 
 The kernels and the model are in :mod:`pulsetrain.photon_comb`. The file is read once; kept are the histograms of all
-pixels. From every eighth pixel of an ASIC its share of divided charge is found, then all pixels are fitted with it.
+pixels. From every sixteenth pixel of an ASIC its share of divided charge is found, then all pixels are fitted with it.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ TILE = 128  # pixels by frames turned together: stay in the innermost cache
 SHARE_PIXELS = 512  # pixels fitted by one call
 THINNED = 256  # frames of each pixel that are kept for the figures
 
-SHARED_STRIDE, SHARED_FIRST = 8, 3  # columns 3, 11, ... 59 of an ASIC: none of its border columns
+SHARED_STRIDE, SHARED_FIRST = 16, 7  # columns 7, 23, 39, 55 of an ASIC: none of its border columns
 FIRST_SHARED = 0.05
 LARGEST_SHARED = 0.9
 SHARED_STEPS = 6
@@ -276,7 +276,7 @@ def asic_of_pixel():
 
 
 def asic_sample(asic):
-    """Every eighth pixel of each ASIC."""
+    """Every sixteenth pixel of each ASIC."""
     return np.arange(SHARED_FIRST, len(asic), SHARED_STRIDE)
 
 
@@ -305,7 +305,8 @@ def comb_scores(counts, status, values, scores):
 def _fill(series, counts, sigma, status, thinned, drift, frame):
     n_blocks = comb.track_blocks(series.shape[1])
     track, centre = np.empty(n_blocks, np.float32), np.empty(n_blocks, np.float32)
-    coarse, index, quarters = np.zeros(16384, np.int32), np.empty(2048, np.int32), np.empty((4, comb.BINS), np.int32)
+    coarse, index = np.zeros(comb.COARSE_BINS, np.int32), np.empty(comb.BLOCK * 4, np.int16)
+    quarters = np.empty((4, comb.BINS), np.uint32)
     for p in range(len(series)):
         status[p], sigma[p] = comb.fill_histogram(series[p], counts[p], track, centre, coarse, index, quarters)
         for i in range(frame.size):
@@ -317,7 +318,7 @@ def _fill(series, counts, sigma, status, thinned, drift, frame):
 
 @njit(cache=True, nogil=True)
 def _fit(counts, sigma, shared, min_spacing, status, values):
-    smooth, rows = np.empty(comb.BINS), np.empty((comb.N_ROWS, comb.BINS))
+    smooth, rows = np.empty(comb.BINS, np.int64), np.empty((comb.N_ROWS, comb.BINS))
     for p in range(len(counts)):
         if status[p] == comb.FITTED:
             status[p] = comb.fit_comb(counts[p], sigma[p], shared[p], min_spacing, smooth, rows, values[p])
