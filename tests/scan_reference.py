@@ -11,7 +11,7 @@ OUTLIER_SIGMA = 4
 
 
 def fit_scan(analog, digital, time, spike_height, trim):
-    """Fit pixels (n, pixels) one after the other: (15, pixels) as pulsetrain.scan_fit orders them, NaN where unknown."""
+    """Fit pixels (n, pixels) one after the other: (15, pixels) ordered as by pulsetrain.scan_fit, or NaN."""
     results = np.full((15, analog.shape[1]), np.nan)
     for pixel in range(analog.shape[1]):
         for stage, found in fit_pixel(analog[:, pixel], digital[:, pixel], time, spike_height, trim).items():
@@ -106,7 +106,7 @@ def clipped_line(time, values):
 
 
 class ScanTruth(NamedTuple):
-    """Truth of simulated pixels: (3, pixels) but for `time` (n,), `switch` (2, pixels) [clocks] and `is_dead` (pixels,)."""
+    """Truth of simulated pixels, (3, pixels); but `time` (n,), `switch` (2, pixels) [clocks], `is_dead` (pixels,)."""
 
     time: np.ndarray
     gain: np.ndarray
@@ -135,8 +135,8 @@ def simulate_scan(
 ):
     """Scans of pixels with three gain stages.
 
-    42, 1.1 and 0.25 ADU per clock; noise 9, 12, 12 ADU analog and 25, 30, 30 digital; levels 800 and 700 ADU apart, with
-    a spread of 35; 30 % of the switches have a point of a level between; the first point is bad.
+    42, 1.1 and 0.25 ADU per clock; noise 9, 12, 12 ADU analog and 25, 30, 30 digital; levels 800 and 700 ADU apart,
+    with a spread of 35; 30 % of the switches have a point of a level between; the first point is bad.
 
     Parameters
     ----------
@@ -221,8 +221,8 @@ def _flat(random, n, mean, sigma):
     return mean + sigma * random.standard_normal(n)
 
 
-def _steps(n, first, second):
-    return np.repeat((6200.0, 7000.0, 7700.0), (first, second - first, n - second))
+def _switches(random, n):
+    return np.repeat((6200.0, 7000.0, 7700.0), (n // 9, n // 2 - n // 9, n - n // 2)) + _flat(random, n, 0, 25)
 
 
 DEAD_KINDS = (
@@ -231,13 +231,11 @@ DEAD_KINDS = (
     lambda n, random: (_flat(random, n, 5000, 10), _flat(random, n, 6200, 25)),  # never responds
     lambda n, random: (random.uniform(4000, 9000, n), random.uniform(4000, 9000, n)),  # noise
     lambda n, random: (_flat(random, n, 6000, 800), _flat(random, n, 7000, 500)),
-    lambda n, random: (
-        _flat(random, n, 5000, 10),
-        _steps(n, n // 9, n // 2) + _flat(random, n, 0, 25),
-    ),  # only switches
-    lambda n, random: (np.full(n, 5000.0), _steps(n, n // 9, n // 2) + _flat(random, n, 0, 25)),
-    lambda n, random: (random.uniform(4000, 9000, n), _steps(n, n // 9, n // 2) + _flat(random, n, 0, 25)),
-    lambda n, random: (_flat(random, n, 5000, 10), random.choice([6200.0, 7000.0, 7700.0], n)),  # telegraph
+    lambda n, random: (_flat(random, n, 5000, 10), _switches(random, n)),  # nothing but switches
+    lambda n, random: (np.full(n, 5000.0), _switches(random, n)),
+    lambda n, random: (random.uniform(4000, 9000, n), _switches(random, n)),
+    lambda n, random: (_flat(random, n, 5000, 10), random.choice([6200.0, 7000.0, 7700.0], n)),  # switches at random
     lambda n, random: (5000 + _flat(random, n, 0, 4).cumsum(), 6500 + _flat(random, n, 0, 8).cumsum()),  # wanders
-    lambda n, random: (np.linspace(9000, 4000, n), _steps(n, n // 9, n // 2)[::-1] + _flat(random, n, 0, 25)),  # falls
+    lambda n, random: (np.linspace(9000, 4000, n), _switches(random, n)[::-1]),  # falls
+    lambda n, random: (4000 + scan_axis(n) + _flat(random, n, 0, 9), _switches(random, n)),  # one line for all
 )

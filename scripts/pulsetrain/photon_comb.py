@@ -149,12 +149,22 @@ def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
 
 
 @njit(cache=True, nogil=True)
-def pedestal_at(frame, track, centre):
-    """Pedestal at a frame: straight lines between the points of the track, and beyond its ends."""
+def pedestals(frames, track, centre, values):
+    """Pedestal at some frames, in ascending order: straight lines between the points of the track, and beyond its ends.
+
+    Parameters
+    ----------
+    frames : ndarray of int64, (m,)
+    track, centre : ndarray of float32, (blocks,)
+        From :func:`fill_histogram`.
+    values : ndarray of float32, (m,)
+        Result [ADU above the second sample].
+    """
     b = 0
-    while b < track.size - 2 and frame >= math.ceil(centre[b + 1]):
-        b += 1
-    return track[b] + (track[b + 1] - track[b]) / (centre[b + 1] - centre[b]) * (frame - centre[b])
+    for i in range(frames.size):
+        while b < track.size - 2 and frames[i] >= centre[b + 1]:
+            b += 1
+        values[i] = track[b] + (track[b + 1] - track[b]) / (centre[b + 1] - centre[b]) * (F32(frames[i]) - centre[b])
 
 
 @njit(cache=True, nogil=True)
@@ -275,8 +285,8 @@ def _follow(series, reference, start, width, track, centre, coarse):
 def _count(series, first, last, base, slope, reference, index, quarters):
     """Add samples less a straight line to the four partial histograms; `base` holds at frame `first`.
 
-    The line is rounded to whole ADU in steps of 64 frames. That adds 0.1 ADU**2 to the variance, and shifts nothing: all
-    peaks alike.
+    The line is rounded to whole ADU in steps of 64 frames. That adds 0.1 ADU**2 to the variance and shifts all peaks
+    alike.
     """
     for begin in range(first, last, STEP_FRAMES):
         n = min(STEP_FRAMES, last - begin)
@@ -365,7 +375,7 @@ def fit_comb(histogram, sigma, shared, min_spacing, smooth, rows, result):
         Smallest spacing to look for [ADU].
     smooth : ndarray of int64, (BINS,)
         Work space.
-    rows : ndarray of float64, (N_ROWS, BINS)
+    rows : ndarray of float32, (N_ROWS, BINS)
         Work space.
     result : ndarray of float64, (N_RESULTS,)
         Spacing and its error [ADU], quality [frames / ADU], then the parameters [bins]; NaN where there is no fit.
@@ -422,7 +432,7 @@ def shared_score(histogram, p, rows):
     histogram : ndarray of uint32, (BINS,)
     p : ndarray of float64, (N_PARAMETERS,)
         Where the likelihood is largest for this r.
-    rows : ndarray of float64, (N_ROWS, BINS)
+    rows : ndarray of float32, (N_ROWS, BINS)
         Work space.
 
     Returns
@@ -466,7 +476,7 @@ def model_rows(p, first, last, rows):
     ----------
     p : ndarray of float64, (N_PARAMETERS,)
     first, last : int
-    rows : ndarray of float64, (N_ROWS, BINS)
+    rows : ndarray of float32, (N_ROWS, BINS)
         Result: row a is dm/dparameter a; row N_PARAMETERS the model. The rest is work space.
     """
     n = last - first
@@ -511,9 +521,9 @@ def _normal(start, s, n, density, distance, below):
     exp(-1 / s**2) from bin to bin: two products instead of an exponential. The trapezoidal sum of a normal density is
     its integral to 1e-8 for s >= 1.
     """
-    over_s = 1 / s
+    over_s, origin = F32(1 / s), F32(start)
     for i in range(n):
-        distance[i] = (start + i) * over_s
+        distance[i] = (origin + F32(I32(i))) * over_s
     begin = min(max(int(math.ceil(-REACH * s - start)), 0), n)
     end = min(max(int(math.floor(REACH * s - start)) + 1, 0), n)
     density[:n] = 0.0
@@ -535,55 +545,57 @@ def _normal(start, s, n, density, distance, below):
         factor *= shrink
 
 
-# The compiler makes vector instructions only of loops with few arrays, of which it can check that they do not overlap.
+# The compiler makes vector instructions only of loops with few arrays, of which it can check that they do not overlap;
+# float32 doubles their width, and its 24 bits are ample: a step needs to be right to some percent of the error.
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _add_peak(n, area, k, s, density, distance, d_mu, d_g, d_s):
     """Derivatives of area * density, of the peak of k photons."""
-    over_s = 1 / s
-    slope = area * over_s
+    slope, slope_g, one = F32(area / s), F32(k * area / s), F32(1)
     for i in range(n):
         d_mu[i] += slope * density[i] * distance[i]
     for i in range(n):
-        d_g[i] += k * slope * density[i] * distance[i]
+        d_g[i] += slope_g * density[i] * distance[i]
     for i in range(n):
-        d_s[i] += slope * density[i] * (distance[i] * distance[i] - 1)
+        d_s[i] += slope * density[i] * (distance[i] * distance[i] - one)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _add_shape(n, area, share, density, shape, model):
+    height, part = F32(area * share), F32(share)
     for i in range(n):
-        shape[i] = share * density[i]
+        shape[i] = part * density[i]
     for i in range(n):
-        model[i] += area * share * density[i]
+        model[i] += height * density[i]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _add_shelf_shape(n, area, shared, g, below_before, below, density, shape, model, d_r):
     """The shelf from the peak of k photons down to that of k - 1."""
-    over_g = 1 / g
+    over_g, whole, part, height = F32(1 / g), F32(area), F32(shared / g), F32(area * shared / g)
     for i in range(n):
-        d_r[i] += area * ((below_before[i] - below[i]) * over_g - density[i])
+        d_r[i] += whole * ((below_before[i] - below[i]) * over_g - density[i])
     if shared == 0:
         return
     for i in range(n):
-        shape[i] += shared * over_g * (below_before[i] - below[i])
+        shape[i] += part * (below_before[i] - below[i])
     for i in range(n):
-        model[i] += area * shared * over_g * (below_before[i] - below[i])
+        model[i] += height * (below_before[i] - below[i])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _add_shelf(n, height, k, g, densities, distances, below, rows):
     """Derivatives of the shelf along mu, g and s; height = area * r / g."""
     u, t, y, z = densities[0], densities[1], distances[0], distances[1]
-    d_mu, d_g, d_s, over_g = rows[MU], rows[G], rows[S], 1 / g
+    d_mu, d_g, d_s = rows[MU], rows[G], rows[S]
+    upper, lower, over_g, high = F32(k), F32(k - 1), F32(1 / g), F32(height)
     for i in range(n):
-        d_mu[i] += height * (t[i] - u[i])
+        d_mu[i] += high * (t[i] - u[i])
     for i in range(n):
-        d_g[i] += height * (k * t[i] - (k - 1) * u[i] - (below[0, i] - below[1, i]) * over_g)
+        d_g[i] += high * (upper * t[i] - lower * u[i] - (below[0, i] - below[1, i]) * over_g)
     for i in range(n):
-        d_s[i] += height * (z[i] * t[i] - y[i] * u[i])
+        d_s[i] += high * (z[i] * t[i] - y[i] * u[i])
 
 
 @njit(cache=True, nogil=True)
@@ -609,19 +621,22 @@ def _information(counts, n_parameters, rows, information, gradient):
     n = counts.size
     model, weight, scaled = rows[N_PARAMETERS], rows[N_PARAMETERS + 1], rows[N_PARAMETERS + 2]
     excess = rows[N_PARAMETERS + 3]
+    one = F32(1)
     for i in range(n):
-        weight[i] = 1 / model[i]
-        excess[i] = counts[i] * weight[i] - 1
+        weight[i] = one / model[i]
+    for i in range(n):
+        excess[i] = F32(I32(counts[i])) * weight[i] - one
     for a in range(n_parameters):
         row = rows[a]
-        along = 0.0
+        along = F32(0)
         for i in range(n):
             scaled[i] = row[i] * weight[i]
+        for i in range(n):
             along += row[i] * excess[i]
         gradient[a] = along
         for b in range(a + 1):
             other = rows[b]
-            total = 0.0
+            total = F32(0)
             for i in range(n):
                 total += scaled[i] * other[i]
             information[a, b] = total

@@ -295,7 +295,7 @@ def turn(frames, series, first):
 @njit(cache=True, nogil=True)
 def comb_scores(counts, status, values, scores):
     """Slope and information along the shared fraction of each fitted pixel, (pixels, 2); the rest is left as it is."""
-    rows = np.empty((comb.N_ROWS, comb.BINS))
+    rows = np.empty((comb.N_ROWS, comb.BINS), np.float32)
     for p in range(len(counts)):
         if status[p] == comb.FITTED:
             scores[p] = comb.shared_score(counts[p], values[p, comb.FIRST_PARAMETER :], rows)
@@ -311,14 +311,15 @@ def _fill(series, counts, sigma, status, thinned, drift, frame):
         status[p], sigma[p] = comb.fill_histogram(series[p], counts[p], track, centre, coarse, index, quarters)
         for i in range(frame.size):
             thinned[p, i] = series[p, frame[i]]
-            drift[p, i] = np.nan
-            if status[p] == comb.FITTED:
-                drift[p, i] = comb.pedestal_at(frame[i], track, centre) + series[p, 1]
+        drift[p] = np.nan
+        if status[p] == comb.FITTED:
+            comb.pedestals(frame, track, centre, drift[p])
+            drift[p] += np.float32(series[p, 1])
 
 
 @njit(cache=True, nogil=True)
 def _fit(counts, sigma, shared, min_spacing, status, values):
-    smooth, rows = np.empty(comb.BINS, np.int64), np.empty((comb.N_ROWS, comb.BINS))
+    smooth, rows = np.empty(comb.BINS, np.int64), np.empty((comb.N_ROWS, comb.BINS), np.float32)
     for p in range(len(counts)):
         if status[p] == comb.FITTED:
             status[p] = comb.fit_comb(counts[p], sigma[p], shared[p], min_spacing, smooth, rows, values[p])
@@ -467,6 +468,6 @@ def model_counts(values):
     parameters = values[comb.FIRST_PARAMETER :]
     if not np.isfinite(parameters).all():
         return np.full(comb.BINS, np.nan)
-    rows = np.zeros((comb.N_ROWS, comb.BINS))
+    rows = np.zeros((comb.N_ROWS, comb.BINS), np.float32)
     comb.model_rows(parameters, 0, comb.BINS, rows)
     return rows[comb.N_PARAMETERS].copy()

@@ -37,6 +37,7 @@ MOST_ROUNDS = 10
 SLOPE_SIGMA = 5.0  # a line rises if its slope is this many standard errors above 0
 RISE_SIGMA = 10.0  # a pixel that never switches responds if its line rises by this many standard deviations
 LAST_RISE = 0.9  # a stage that should have ended in a switch may saturate: it is used up to this share of its rise
+SMALLEST_RATIO = 1.5  # of the gains of neighbouring stages; they differ by factors of some 40 and 4
 SWITCH_MARGIN = 2  # points at either side of a switch that may have a level in between
 
 SMALLEST_SHARE = 0.5  # of the points within the trimmed stage that its line has to use
@@ -274,7 +275,9 @@ def fit_pixel(analog, digital, scan, work):
             results[:] = np.nan
             work.region[:] = 0
             return NO_RESPONSE if status == NOT_RISING else status
-    if results[1] >= results[0] or results[2] >= results[1] or results[2] >= results[0]:
+    high, medium, low = results[0], results[1], results[2]
+    # Comparisons with NaN, of a stage that there is not, are false.
+    if SMALLEST_RATIO * medium >= high or SMALLEST_RATIO * low >= medium or SMALLEST_RATIO * low >= high:
         results[:] = np.nan
         work.region[:] = 0
         return NOT_ORDERED
@@ -312,8 +315,10 @@ def mark_points(analog, digital, scan, work, stage_of):
 @compiled
 def _fit_stage(analog, digital, scan, work, stage, begin, end, last, level, reach):
     """Digital level and line of one stage, written to `work`; 0 or the key of CODES that says why there is none."""
+    if last - begin < FEWEST_POINTS:
+        return TOO_FEW
     mean, std, n_used = _level_of(digital, begin + SWITCH_MARGIN, end - SWITCH_MARGIN, level, reach, work.y)
-    if n_used < FEWEST_USED or last - begin < FEWEST_POINTS:
+    if n_used < 2:
         return TOO_FEW
     begin, end = _trimmed(scan.time, begin, last, scan.trim)
     n = end - begin

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import planned, snakemake, write_config
+from test_report import CHECK, browse
 
 from pulsetrain import simulate, simulate_detector
 from pulsetrain.detector import lab_from_xfel
