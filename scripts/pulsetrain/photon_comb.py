@@ -59,11 +59,11 @@ SMALLEST_BLOCK = 64
 BLOCKS_WANTED = 16
 START_FRAMES = 256
 FIRST_WIDTH = 25.0  # [ADU], half width of the first look at the pedestal peak
-WIDTHS = (8.0, 40.0)  # [ADU], smallest and largest half width later; below 64, see `_near`
+WIDTHS = (8.0, 40.0)  # [ADU], smallest and largest half width later; see `_near`
 WIDTH_SIGMAS = 2.5
 SETTLED = 0.5  # [ADU]
 SETTLE_STEPS = 8
-NEAR_SAMPLES = 512  # see `_near`
+NEAR_SAMPLES = 800  # see `_near`
 COARSE = 3  # the pedestal is first looked for in bins of 2**3 ADU
 COARSE_BINS = 8192  # 2**16 / 2**3
 LARGEST_SPREAD = 32767 - 2 * BINS  # [ADU]: sums of 16 bits cannot overflow; the ADC has 14 bits
@@ -128,7 +128,7 @@ def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
     start = _coarse_pedestal(series[1 : min(n, 1 + START_FRAMES)], reference, coarse)
     width, sigma = FIRST_WIDTH, 0.0
     for _ in range(2):
-        start, _ = _settle(series[1 : min(n, 1 + START_FRAMES)], reference, start, width)
+        start, _ = _settle(series, 1, min(n, 1 + START_FRAMES), reference, start, width)
         sigma = _deviation(series[1 : min(n, 1 + START_FRAMES)], reference, start, width)
         width = min(max(WIDTH_SIGMAS * sigma, WIDTHS[0]), WIDTHS[1])
     if not _follow(series, reference, start, width, track, centre, coarse):
@@ -209,14 +209,14 @@ def _three(counts, b):
 
 
 @njit(cache=True, nogil=True)
-def _near(part, around, width):
+def _near(series, first, last, around, width):
     """Number of samples closer than `width` to `around`, and the sum of their distances; all 16 bits wide.
 
-    No overflow with at most 512 samples closer than 64: 512 * 63 = 32256.
+    No overflow with at most 800 samples closer than 40: 800 * 40 = 32000.
     """
     n, s = I16(0), I16(0)
-    for i in range(U64(part.size)):
-        d = I16(part[i] - around)
+    for i in range(U64(first), U64(last)):
+        d = I16(series[i] - around)
         near = (d < width) & (d > -width)
         n = I16(n + (I16(1) if near else I16(0)))
         s = I16(s + (d if near else I16(0)))
@@ -224,19 +224,19 @@ def _near(part, around, width):
 
 
 @njit(cache=True, nogil=True)
-def _settle(part, reference, around, width):
-    """Move to the mean of the samples within `width`, until it stays; also the number of these samples."""
+def _settle(series, first, last, reference, around, width):
+    """Move to the mean of the samples first .. last - 1 within `width`, until it stays; also the number of these."""
     n = 0
     for _ in range(SETTLE_STEPS):
-        whole = I32(round(around))
+        whole = I32(math.floor(around + F32(0.5)))
         total, n = 0, 0
-        for first in range(0, part.size, NEAR_SAMPLES):
-            some, distances = _near(part[first : first + NEAR_SAMPLES], I16(reference + whole), I16(width))
+        for begin in range(first, last, NEAR_SAMPLES):
+            some, distances = _near(series, begin, min(begin + NEAR_SAMPLES, last), I16(reference + whole), I16(width))
             n += some
             total += distances
         if n == 0:
             break
-        shift = F32(whole + total / n) - around
+        shift = F32(whole) + F32(total) / F32(n) - around
         around += shift
         # The next shift would be a tenth: the density at the edges of the window is low.
         if abs(shift) < SETTLED:
@@ -263,18 +263,17 @@ def _follow(series, reference, start, width, track, centre, coarse):
     n = series.size - 1
     for b in range(blocks):
         first, last = 1 + b * n // blocks, 1 + (b + 1) * n // blocks
-        part = series[first:last]
         ahead = start
         if b == 1:
             ahead = track[0]
         elif b > 1:
             # The drift goes on as before, within what noise and photons can pretend.
             ahead = track[b - 1] + F32(min(max(track[b - 1] - track[b - 2], -width), width))
-        found, near = _settle(part, reference, ahead, width)
-        if near < FEWEST_NEAR * part.size:
-            ahead = _coarse_pedestal(part, reference, coarse)
-            found, near = _settle(part, reference, ahead, width)
-            if near < FEWEST_NEAR * part.size:
+        found, near = _settle(series, first, last, reference, ahead, width)
+        if near < FEWEST_NEAR * (last - first):
+            ahead = _coarse_pedestal(series[first:last], reference, coarse)
+            found, near = _settle(series, first, last, reference, ahead, width)
+            if near < FEWEST_NEAR * (last - first):
                 return False
         track[b] = found
         centre[b] = F32(0.5 * (first + last - 1))
