@@ -40,7 +40,7 @@ FIRST_SHARED = 0.05
 LARGEST_SHARED = 0.9
 SHARED_STEPS = 6
 SHARED_TOLERANCE = 0.001
-FEWEST_SHARED = 20  # pixels; an ASIC with fewer takes the share of the module
+FEWEST_SHARED = 20  # pixels; an ASIC with fewer takes the median of the others
 OUTLIER_SIGMAS = 6.0
 
 FAILED_SAMPLES = 4
@@ -216,7 +216,8 @@ def shared_fractions(histograms, group, sample, *, min_spacing=MIN_SPACING, thre
     Returns
     -------
     ndarray of float64, (groups,)
-        Groups with fewer than 20 usable pixels take the value of all together; 0 if nothing is known.
+        Groups with fewer than 20 usable pixels take the median of the others (if all are such, the
+        value of all pixels together); 0 if nothing is known.
     """
     n_groups = int(group.max()) + 1
     shared = np.full(n_groups, FIRST_SHARED)
@@ -385,12 +386,13 @@ def _read_series(source, rows, columns, series):
 def _stepped(shared, group, scores):
     """Shares after one step of Fisher scoring."""
     known = scores[:, 1] > 0
-    after = np.empty_like(shared)
-    everywhere = _common(shared[group[known]], scores[known])
+    after = np.full_like(shared, np.nan)
     for number in range(len(shared)):
         own = known & (group == number)
-        enough = np.count_nonzero(own) >= FEWEST_SHARED
-        after[number] = _common(shared[group[own]], scores[own]) if enough else everywhere
+        if np.count_nonzero(own) >= FEWEST_SHARED:
+            after[number] = _common(shared[group[own]], scores[own])
+    few = np.isnan(after)
+    after[few] = _common(shared[group[known]], scores[known]) if few.all() else np.median(after[~few])
     return after
 
 
