@@ -30,6 +30,7 @@ SMALLEST_SPACING = 200  # [ADU] between digital levels; they are some 700 apart,
 FEWEST_POINTS = 7  # of a stage
 FEWEST_USED = 6  # of them, by its line
 MOST_STRAYS = 0.05  # of all points may have a digital value of another stage than their neighbours
+WIDEST_SPIKE = 2  # points
 PROBES = 100  # the digital level is looked at in about so many points
 OUTLIER_SIGMA = 4.0
 SIGMA_OF_MEAN_SIZE = np.sqrt(np.pi / 2)  # standard deviation over mean size, of a normal distribution
@@ -394,7 +395,7 @@ def _find_levels(level, n):
     levels : tuple of 3 float
         Means [ADU]; 0 for those that there are not.
     """
-    stride = max(1, n // PROBES)
+    stride = max(WIDEST_SPIKE + 1, n // PROBES)  # no two probes lie in one spike, and would agree
     first, second, third = 0.0, 0.0, 0.0
     n_levels = 0
     total, count = 0, 0
