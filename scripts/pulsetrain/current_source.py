@@ -30,6 +30,8 @@ from pulsetrain.scan_fit import (
     LEVEL,
     LEVEL_STD,
     NO_DATA,
+    NO_LOW,
+    NO_SWITCH,
     OFFSET,
     PADDING,
     RESULTS,
@@ -390,13 +392,15 @@ def choose_samples(status):
     list of (row, column)
         Of good pixels the nearest to each of eight fixed places; of failed ones one of each code, at most four.
     """
-    rows, columns = np.nonzero(status == FITTED)
+    # In a scan that is too short for all three stages, the pixels with most stages are the good ones.
+    best = status.min()
+    rows, columns = np.nonzero((status == best) & (best in (FITTED, NO_LOW, NO_SWITCH)))
     chosen = []
     for row in SAMPLE_ROWS if len(rows) else ():
         for column in SAMPLE_COLUMNS:
             nearest = np.argmin((rows - row) ** 2 + (columns - column) ** 2)
             chosen.append((int(rows[nearest]), int(columns[nearest])))
-    failed = [np.argwhere(status == code)[0] for code in np.unique(status[status != FITTED])]
+    failed = [np.argwhere(status == code)[0] for code in np.unique(status) if code not in (FITTED, best)]
     chosen += [(int(row), int(column)) for row, column in failed[:FAILED_SAMPLES]]
     return list(dict.fromkeys(chosen))
 

@@ -350,8 +350,9 @@ def test_samples_show_good_and_failed_pixels(processed):
     (analog, digital), truth = module_scan()
     row, column = processed["samples/row"].astype(int), processed["samples/column"].astype(int)
     status = processed["fitStatus"][0][row, column]
-    assert (status[:8] == scan_fit.FITTED).all()
-    assert (status[8:] != scan_fit.FITTED).all()
+    # The scan is too short for low gain.
+    assert (status[:8] == scan_fit.NO_LOW).all()
+    assert (status[8:] > scan_fit.NO_SWITCH).all()
     assert 9 <= len(status) <= 12
     np.testing.assert_array_equal(processed["samples/analog"], analog[:, row, column].T)
     np.testing.assert_array_equal(processed["samples/digital"], digital[:, row, column].T)
