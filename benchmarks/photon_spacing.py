@@ -29,9 +29,9 @@ from pulsetrain import photon_spacing  # noqa: E402
 from pulsetrain.detector import LAB_SHAPE, PIXELS  # noqa: E402
 
 N_FRAMES = 20_000
-N_PIXELS = 2048
+N_PIXELS = 1024
 N_PLAIN = 60
-ROUNDS = 5
+ROUNDS = 9
 
 
 def ours(series):

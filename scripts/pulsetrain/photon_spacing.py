@@ -33,7 +33,7 @@ BAND_ROWS = 8  # rows of a chunk of the gathered file
 READ_FRAMES = 128  # frames of a chunk
 TILE = 128  # pixels by frames turned together: stay in the innermost cache
 SHARE_PIXELS = 512  # pixels fitted by one call
-THINNED = 256  # frames of each pixel that are kept for the figures
+THINNED = 128  # frames of each pixel that are kept for the figures
 
 SHARED_STRIDE, SHARED_FIRST = 16, 7  # columns 7, 23, 39, 55 of an ASIC: none of its border columns
 FIRST_SHARED = 0.05
