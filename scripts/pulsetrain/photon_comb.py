@@ -67,7 +67,8 @@ NEAR_SAMPLES = 800  # see `_near`
 COARSE = 3  # the pedestal is first looked for in bins of 2**3 ADU
 COARSE_BINS = 8192  # 2**16 / 2**3
 LARGEST_SPREAD = 32767 - 2 * BINS  # [ADU]: sums of 16 bits cannot overflow; the ADC has 14 bits
-STEP_FRAMES = 128
+STEP_FRAMES = 128  # see `_count`
+STEP_RISE = 2.0  # [ADU]
 LOWEST_PEAK = 0.25  # the lowest peak at least so high, compared with the highest, is the pedestal
 FEWEST_NEAR = 0.1  # share of a block's frames that must be near the pedestal
 
@@ -287,11 +288,12 @@ def _follow(series, reference, start, width, track, centre, coarse):
 def _count(series, first, last, base, slope, reference, index, quarters):
     """Add samples less a straight line to the four partial histograms; `base` holds at frame `first`.
 
-    The line is rounded to whole ADU in steps of 128 frames. That adds some 0.3 ADU**2 to the variance and shifts all
-    peaks alike.
+    The line is rounded to whole ADU in steps of up to 128 frames, over which it rises by at most 2 ADU. That adds less
+    than 0.5 ADU**2 to the variance and shifts all peaks alike.
     """
-    for begin in range(first, last, STEP_FRAMES):
-        n = min(STEP_FRAMES, last - begin)
+    step = int(min(max(STEP_RISE / max(abs(slope), 1e-9), 1), STEP_FRAMES))
+    for begin in range(first, last, step):
+        n = min(step, last - begin)
         level = I32(round(base + slope * (begin + 0.5 * (n - 1) - first))) + reference
         shift = I16(BIN * ZERO_BIN + BIN // 2 - level)
         part = series[begin : begin + n]
