@@ -77,7 +77,7 @@ def relative_errors(constants, truth, stage, photons, energy_kev):
     return (analog - offsets[stage]) * gains[stage] / (photons * energy_kev) - 1
 
 
-@pytest.mark.parametrize(("stage", "photons"), [(0, 20), (1, 500), (2, 4000)])
+@pytest.mark.parametrize(("stage", "photons"), [(0, 20), (1, 1000), (2, 4000)])
 def test_energies_are_right_in_all_gain_stages(raw_run, stage, photons):
     place, _ = raw_run
     energy_kev = settings_of_run()["photon_energy_kev"]
@@ -98,8 +98,7 @@ def test_thresholds_lie_in_the_middle(raw_run):
     for module in MODULES:
         truth = truth_of(place, "may24", module)
         (found,) = read(place / f"scratch/calibration/may24/constants_m{module:02d}.h5", "digitalThresholds")
-        good = np.broadcast_to(truth["bad"] == 0, found.shape)
-        error = found[good] - np.broadcast_to(truth["thresholds"], found.shape)[good]
+        error = (found - truth["thresholds"][:, None])[:, truth["bad"] == 0]
         assert abs(error.mean()) < 3
         assert np.mean(np.abs(error) < 10) > 0.999
 
@@ -252,7 +251,7 @@ def laboratory(tmp_path_factory):
     shutil.rmtree(place)
 
 
-@pytest.mark.parametrize(("stage", "photons"), [(0, 20), (1, 500), (2, 4000)])
+@pytest.mark.parametrize(("stage", "photons"), [(0, 20), (1, 1000), (2, 4000)])
 def test_the_laboratory_layout_gives_the_right_energies_too(laboratory, stage, photons):
     truth = truth_of(laboratory, "lab", 8)
     constants = laboratory / "scratch/calibration/lab/constants_m08.h5"
@@ -276,6 +275,6 @@ def test_an_equalized_scan_rises_in_proportion_to_the_current(laboratory):
     photons = time[:, None, None] * truth["current"]
     for number, (least, most) in enumerate(((10, 45), (200, 2300), (2800, 6000))):
         chosen = (stage == number) & ((photons > least) & (photons < most))[:, None]
-        ratio = (energy / (photons[:, None] * energy_kev))[chosen]
+        ratio = energy[chosen] / np.broadcast_to(photons[:, None] * energy_kev, energy.shape)[chosen]
         assert len(ratio) > 100_000
         assert abs(np.median(ratio) - 1) < 0.02
