@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What only the tests need: Dragonfly (reads our .emc files; it compiles, which takes about 80 s the first time) and a
-# browser for the report.
+# What only the tests need: Dragonfly (reads our .emc files; it compiles, which takes about 80 s the first time), a
+# browser for the report, and Slurm with its accounting (nothing is started; the tests start their own).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,9 @@ command -v h5cc >/dev/null || packages+=(libhdf5-dev)
 command -v mpicc >/dev/null || packages+=(libopenmpi-dev openmpi-bin)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 command -v chromium >/dev/null || packages+=(chromium)
+[ -x /usr/sbin/slurmctld ] || packages+=(slurm-wlm)
+[ -x /usr/sbin/slurmdbd ] || packages+=(slurmdbd)
+[ -x /usr/sbin/mariadbd ] || packages+=(mariadb-server)
 if [ "${#packages[@]}" -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "The tests need these Debian packages: ${packages[*]}. Ask for them, then try again." >&2

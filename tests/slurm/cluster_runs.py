@@ -1,0 +1,67 @@
+"""Snakemake typed in a checkout, on the cluster; and small checkouts to type it in."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import textwrap
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def small_checkout(place, rules):
+    """A directory with the project's profiles and a workflow of its own; its rules can import pulsetrain."""
+    place.mkdir()
+    head = f"import sys\n\nsys.path.insert(0, {str(REPOSITORY / 'scripts')!r})\n"
+    (place / "Snakefile").write_text(head + textwrap.dedent(rules))
+    shutil.copytree(REPOSITORY / "profiles", place / "profiles")
+    (place / "slurm").symlink_to("profiles/slurm")
+    return place
+
+
+class Run:
+    """One snakemake on the cluster, typed in a checkout as a user would."""
+
+    def __init__(self, cluster, checkout, *arguments, log=None):
+        self.checkout = Path(checkout)
+        self.log = Path(log or tempfile.mkstemp(prefix="snakemake.", suffix=".log", dir=self.checkout.parent)[1])
+        self.command = ["snakemake", "--profile", "slurm", *arguments]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.checkout,
+                env=cluster.env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self):
+        return self.log.read_text(errors="replace")
+
+    def wait(self, seconds=240):
+        """Exit code; an error with the log if snakemake still waits after `seconds`."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{' '.join(self.command)} did not end in {seconds} s:\n{self.text[-6000:]}") from None
+
+    def succeed(self, seconds=240):
+        code = self.wait(seconds)
+        assert code == 0, f"{' '.join(self.command)} failed:\n{self.text[-8000:]}"
+        return self
+
+    def fail(self, seconds=240):
+        assert self.wait(seconds) != 0, f"{' '.join(self.command)} should have failed:\n{self.text[-8000:]}"
+        return self
+
+    def kill(self, number=signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+        self.process.wait(60)
