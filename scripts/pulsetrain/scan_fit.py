@@ -31,7 +31,7 @@ FEWEST_POINTS = 7  # of a stage
 FEWEST_USED = 6  # of them, by its line
 MOST_STRAYS = 0.05  # of all points may have a digital value of another stage than their neighbours
 WIDEST_SPIKE = 2  # points
-PROBES = 100  # the digital level is looked at in about so many points
+PROBES = 80  # the digital level is looked at in about so many points
 OUTLIER_SIGMA = 4.0
 SIGMA_OF_MEAN_SIZE = np.sqrt(np.pi / 2)  # standard deviation over mean size, of a normal distribution
 MOST_ROUNDS = 10
@@ -501,6 +501,8 @@ def _end_of_rise(smooth, begin, end, begin_before):
     if begin_before >= 0:
         # The analog value at which this pixel left medium gain is the last that is known to be within its range. It is
         # looked for in a quarter of that stage, since a spike can hide the switch for some points.
+        if smooth[end - 1] < smooth[begin - 3]:
+            return end
         limit = 0
         for i in range(begin - (begin - begin_before + 3) // 4, begin):
             limit = max(limit, int(smooth[i]))
@@ -540,41 +542,48 @@ def _level_of(digital, begin, end, level, reach, distance):
 
     `distance` is work space.
     """
-    _collect_distances(digital, begin, end - begin, F32(level), distance)
-    padded = _padded(end - begin)
-    centre, limit = 0.0, float(reach)
-    mean, std, n_used = 0.0, 0.0, 0.0
+    size = end - begin
+    padded = _padded(size)
+    centre, std, n_used = 0.0, 0.0, 0.0
+    n, total, squares = _collect_level(digital, begin, size, F32(level), F32(reach), distance)
     for _ in range(MOST_ROUNDS):
-        n, total, squares = _level_sums(distance, padded, F32(centre), F32(limit))
         if n < 1 or n == n_used:
             break
         n_used = float(n)
         centre = float(total) / n_used
-        mean = float(F32(level)) + centre
         std = np.sqrt(max(float(squares) / n_used - centre * centre, 0.0))
-        limit = max(OUTLIER_SIGMA * std, 1.0)
-    return mean, std, int(n_used)
+        n, total, squares = _level_sums(distance, padded, F32(centre), F32(max(OUTLIER_SIGMA * std, 1.0)))
+    return float(F32(level)) + centre, std, int(n_used)
 
 
 @compiled_sums
-def _collect_distances(digital, begin, n, level, distance):
-    for k in range(U64(_padded(n))):
-        distance[k] = F32(digital[U64(begin) + k]) - level
+def _collect_level(digital, begin, n, level, reach, distance):
+    """Distances from the level; number, sum and sum of squares of those within `reach`. FAR beyond the stage."""
+    count, total, squares = F32(0), F32(0), F32(0)
+    for k in range(U64(n)):
+        value = F32(digital[U64(begin) + k]) - level
+        distance[k] = value
+        inside = F32(1) if abs(value) <= reach else F32(0)
+        kept = inside * value
+        count += inside
+        total += kept
+        squares += kept * kept
     for k in range(U64(n), U64(_padded(n))):
         distance[k] = FAR
+    return count, total, squares
 
 
 @compiled_sums
 def _level_sums(distance, padded, centre, limit):
     """Number, sum and sum of squares of the distances from the level that are within `limit` of `centre`."""
-    n, total, squares = F32(0), F32(0), F32(0)
+    count, total, squares = F32(0), F32(0), F32(0)
     for k in range(U64(padded)):
         inside = F32(1) if abs(distance[k] - centre) <= limit else F32(0)
         kept = inside * distance[k]
-        n += inside
+        count += inside
         total += kept
         squares += kept * kept
-    return n, total, squares
+    return count, total, squares
 
 
 @njit(inline="always")
