@@ -473,13 +473,15 @@ def _first_parameters(histogram, spacing, sigma, shared, p):
 
 
 @njit(cache=True, nogil=True)
-def model_rows(p, first, last, rows):
+def model_rows(p, first, last, with_shared, rows):
     """Model and its derivatives in the bins first .. last - 1.
 
     Parameters
     ----------
     p : ndarray of float64, (N_PARAMETERS,)
     first, last : int
+    with_shared : bool
+        Also the derivative along r.
     rows : ndarray of float32, (N_ROWS, BINS)
         Result: row a is dm/dparameter a; row N_PARAMETERS the model. The rest is work space.
     """
@@ -502,9 +504,10 @@ def model_rows(p, first, last, rows):
         _add_peak(n, whole, k, s, densities[k], distances[k], rows[MU], rows[G], rows[S])
         shape = rows[A0 + k]
         _add_shape(n, area, 1 - shared, densities[k], shape, model)
-        if k > 0:
-            _add_shelf_shape(n, area, shared, g, below[k - 1], below[k], densities[k], shape, model, rows[R])
+        if with_shared and k > 0:
+            _add_shared_slope(n, area, g, below[k - 1], below[k], densities[k], rows[R])
         if shared > 0:
+            _add_shelf_shape(n, area, shared, g, below[k - 1], below[k], shape, model)
             _add_shelf(
                 n,
                 area * shared / g,
@@ -576,13 +579,16 @@ def _add_shape(n, area, share, density, shape, model):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _add_shelf_shape(n, area, shared, g, below_before, below, density, shape, model, d_r):
-    """The shelf from the peak of k photons down to that of k - 1."""
-    over_g, whole, part, height = F32(1 / g), F32(area), F32(shared / g), F32(area * shared / g)
+def _add_shared_slope(n, area, g, below_before, below, density, d_r):
+    """Derivative along r of the peak of k photons with its shelf, which reaches down to the peak of k - 1."""
+    over_g, whole = F32(1 / g), F32(area)
     for i in range(n):
         d_r[i] += whole * ((below_before[i] - below[i]) * over_g - density[i])
-    if shared == 0:
-        return
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _add_shelf_shape(n, area, shared, g, below_before, below, shape, model):
+    part, height = F32(shared / g), F32(area * shared / g)
     for i in range(n):
         shape[i] += part * (below_before[i] - below[i])
     for i in range(n):
@@ -608,7 +614,7 @@ def _equations(histogram, p, n_parameters, rows, information, gradient):
     """Fisher information and gradient of the log likelihood, without what is held at a bound."""
     first = max(1, int(ZERO_BIN + p[MU] - REACH * p[S]))
     last = min(BINS - 1, int(ZERO_BIN + p[MU] + RANGE * p[G]))
-    model_rows(p, first, last, rows)
+    model_rows(p, first, last, n_parameters > R, rows)
     _information(histogram[first:last], n_parameters, rows, information, gradient)
     for a in range(A0, R):
         bound = LOWEST_FLOOR if a == FLOOR else LOWEST_AREA

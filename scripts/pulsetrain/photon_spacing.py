@@ -471,5 +471,5 @@ def model_counts(values):
     if not np.isfinite(parameters).all():
         return np.full(comb.BINS, np.nan)
     rows = np.zeros((comb.N_ROWS, comb.BINS), np.float32)
-    comb.model_rows(parameters, 0, comb.BINS, rows)
+    comb.model_rows(parameters, 0, comb.BINS, False, rows)
     return rows[comb.N_PARAMETERS].copy()

@@ -192,7 +192,7 @@ def test_model_and_derivatives(shared):
     first, last = 20, 300
     v = np.arange(first, last) - comb.ZERO_BIN
     rows = np.empty((comb.N_ROWS, comb.BINS), "f4")
-    comb.model_rows(parameters, first, last, rows)
+    comb.model_rows(parameters, first, last, True, rows)
     n = last - first
     # float32: 1e-6 of the largest value; beyond 6.5 sigma a peak is left out, 1e-9 of its height.
     largest = model(parameters, v).max()
