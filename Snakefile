@@ -43,6 +43,7 @@ include: "rules/agipd_calibration.smk"
 include: "rules/plots.smk"
 include: "rules/plot_calibration.smk"
 include: "rules/links.smk"
+include: "rules/summary.smk"
 
 
 if config["simulate"] is not None:

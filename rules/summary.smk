@@ -1,0 +1,58 @@
+# What became of each run that was asked for, told at the end of a call.
+
+
+def needed_jobs(target):
+    """Jobs that a target needs and that this call was to run, the target's own included."""
+    found, pending = {target}, [target]
+    while pending:
+        for job in workflow.dag.dependencies[pending.pop()]:
+            if job not in found:
+                found.add(job)
+                pending.append(job)
+    return [job for job in found if workflow.dag.needrun(job)]
+
+
+def told_job(job, run, failed):
+    """One job as plain values."""
+    wildcards = job.wildcards_dict
+    state = "failed" if job in failed else "done" if workflow.dag.finished(job) else "waiting"
+    return {
+        "rule": job.rule.name,
+        "about": " ".join(f"{name} {value}" for name, value in wildcards.items()),
+        "state": state,
+        "log": [str(path) for path in job.log],
+        "of_run": wildcards.get("run") == run,
+    }
+
+
+def show_summary():
+    """Print the summary of the runs of this call, and keep it in summary.txt and summary.csv."""
+    from pulsetrain.run_status import describe_run, summary_text, write_summary
+
+    # A group of jobs fails as one.
+    failed = {job for each in workflow.scheduler.failed for job in (each.jobs if each.is_group() else [each])}
+    targets = set(workflow.dag.targetjobs)
+    targets |= {job for target in targets if target.rule.name == "all" for job in workflow.dag.dependencies[target]}
+    jobs = {}
+    for target in targets:
+        run = target.wildcards_dict.get("run")
+        if run is not None:
+            jobs.setdefault(run, set()).update(needed_jobs(target))
+    rows = []
+    for run in sorted(jobs):
+        told = [told_job(job, run, failed) for job in jobs[run]]
+        if told:
+            rows.append(describe_run(".", run, sorted(told, key=lambda job: (job["rule"], job["about"]))))
+    if rows:
+        write_summary(".", rows)
+        sys.stderr.write(
+            "\n" + summary_text(rows) + "All runs so far: summary.txt and summary.csv in the scratch directory\n"
+        )
+
+
+onsuccess:
+    show_summary()
+
+
+onerror:
+    show_summary()

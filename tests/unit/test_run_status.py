@@ -1,0 +1,109 @@
+"""What is told of each run at the end of a call."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from pulsetrain import run_status
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    """A run of which 10 of 12 frames were kept, with 3 hits."""
+    write_findings(tmp_path, seen=12, kept=10)
+    write_events(tmp_path, "complete", "")
+    return tmp_path
+
+
+def write_findings(scratch, seen, kept, used=None):
+    report = {
+        "frames": {"seen": seen, "kept": kept},
+        "modules": {"05": {"used": kept if used is None else used}},
+        "reason": "" if seen == kept else f"{seen - kept} trains disagree",
+        "findings": [],
+    }
+    (scratch / "integrity").mkdir(exist_ok=True)
+    (scratch / "integrity" / "r0050.json").write_text(json.dumps(report))
+
+
+def write_events(scratch, status, reason):
+    (scratch / "events").mkdir(exist_ok=True)
+    with h5py.File(scratch / "events" / "r0050_events.h5", "w") as file:
+        file["is_hit"] = np.arange(10) < 3
+        file.attrs.update({"n_hits": 3, "status": status, "reason": reason})
+
+
+def job(rule, state, of_run=True):
+    return {"rule": rule, "about": "run 0050", "state": state, "log": [f"logs/{rule}/r0050.log"], "of_run": of_run}
+
+
+def test_run_with_all_frames_is_done(scratch):
+    write_findings(scratch, seen=10, kept=10)
+    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    assert (row["status"], row["hits"], row["frames_used"], row["frames_left_out"]) == ("done", 3, 10, 0)
+    assert row["why"] == ""
+
+
+def test_run_that_lost_frames_is_partial_and_says_why(scratch):
+    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    assert (row["status"], row["frames_left_out"]) == ("partial", 2)
+    assert row["why"] == "10 of 12 frames kept: 2 trains disagree"
+
+
+def test_module_without_frames_is_named(scratch):
+    write_findings(scratch, seen=10, kept=10, used=4)
+    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    assert row["status"] == "partial"
+    assert "module 05 without some of the frames" in row["why"]
+
+
+def test_run_without_hits_says_which_key_sets_the_threshold(scratch):
+    write_findings(scratch, seen=10, kept=10)
+    write_events(scratch, "no hits", "hits.threshold_sigma sets it")
+    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    assert (row["status"], row["why"]) == ("partial", "no hits: hits.threshold_sigma sets it")
+
+
+def test_failed_run_names_rule_log_and_error_without_the_traceback(scratch):
+    log = scratch / "logs" / "write_cxi" / "r0050.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("2026 INFO a\n2026 CRITICAL stopped by an error\nTraceback (most recent call last):\n  File x\n")
+    with log.open("a") as file:
+        file.write("ValueError: 3 of 4 modules are there\n  set detector.modules\n")
+    row = run_status.describe_run(scratch, "0050", [job("write_cxi", "failed"), job("report", "waiting")])
+    assert (row["status"], row["rule"], row["log"]) == ("failed", "write_cxi", "logs/write_cxi/r0050.log")
+    assert "ValueError: 3 of 4 modules are there\n  set detector.modules" in row["why"]
+    assert "Traceback" not in row["why"]
+
+
+def test_killed_job_without_a_log_is_told(scratch):
+    row = run_status.describe_run(scratch, "0050", [job("write_cxi", "failed")])
+    assert "the job was killed before it wrote one" in row["why"]
+
+
+def test_run_behind_a_failed_calibration_waits(scratch):
+    jobs = [job("combine_constants", "failed", of_run=False), job("count_litpixels", "waiting")]
+    row = run_status.describe_run(scratch, "0050", jobs)
+    assert (row["status"], row["rule"]) == ("waiting", "combine_constants")
+    assert row["why"].startswith("behind the failed combine_constants")
+
+
+def test_long_errors_are_cut_in_the_middle(tmp_path):
+    (tmp_path / "a.log").write_text(
+        "Traceback\nKeyError: 1\n" + "".join(f"line {n}\n" for n in range(50)) + "Next: do\n"
+    )
+    lines = run_status.log_tail(tmp_path, ["a.log"]).splitlines()
+    assert len(lines) == run_status.LINES_OF_LOG
+    assert (lines[0], lines[-1]) == ("KeyError: 1", "Next: do")
+    assert lines[-2] == "  ... 47 more lines"
+
+
+def test_rows_of_earlier_calls_stay(scratch):
+    first = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    run_status.write_summary(scratch, [first])
+    run_status.write_summary(scratch, [run_status.describe_run(scratch, "0051", [job("check_run", "failed")])])
+    held = run_status.read_summary(scratch)
+    assert [held[run]["status"] for run in ("0050", "0051")] == ["partial", "failed"]
+    assert "2 runs: 1 partial, 1 failed" in (scratch / "summary.txt").read_text()
