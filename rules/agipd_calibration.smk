@@ -142,10 +142,12 @@ rule process_current_source:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=calibration_minutes("current_source", per_gb=0.2),
     params:
+        **named(
+            spike_height=CALIBRATION["spike_height"],
+            trim=CALIBRATION["trim"],
+        ),
         code=code_of("process_current_source.py"),
         module=lambda wildcards: int(wildcards.module),
-        spike_height=CALIBRATION["spike_height"],
-        trim=CALIBRATION["trim"],
     message:
         "calibration {wildcards.calibration}: fitting the gain stages of module {wildcards.module}"
     script:
@@ -234,13 +236,15 @@ rule make_bad_cell_mask:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
+        **named(
+            systematic=CALIBRATION["mask"]["systematic"],
+            asic_borders=CALIBRATION["mask"]["asic_borders"],
+            intervals=CALIBRATION["mask"]["intervals"],
+        ),
         code=code_of("make_bad_cell_mask.py"),
         module=lambda wildcards: int(wildcards.module),
         manual=manual_rectangles,
         manual_file=contents(MANUAL_MASK),
-        systematic=CALIBRATION["mask"]["systematic"],
-        asic_borders=CALIBRATION["mask"]["asic_borders"],
-        intervals=CALIBRATION["mask"]["intervals"],
     message:
         "calibration {wildcards.calibration}: masking the bad cells of module {wildcards.module}"
     script:
@@ -297,7 +301,7 @@ rule check_constants:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
-        **CALIBRATION["gate"],
+        **named(**CALIBRATION["gate"]),
         code=code_of("check_constants.py"),
         run=lambda wildcards: int(wildcards.run),
         modules=sorted(DETECTOR["modules"]),
@@ -332,12 +336,14 @@ rule equalize:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
+        **named(
+            common_mode=CALIBRATION["common_mode"],
+            baseline_shift=CALIBRATION["baseline_shift"],
+        ),
         code=code_of("equalize.py"),
         module=lambda wildcards: int(wildcards.module),
         source=lambda wildcards: "run" if is_run(wildcards.name) else "gathered",
         photon_energy_kev=equalized_energy,
-        common_mode=CALIBRATION["common_mode"],
-        baseline_shift=CALIBRATION["baseline_shift"],
     message:
         "{wildcards.name}: equalizing module {wildcards.module}"
     script:

@@ -88,6 +88,14 @@ def per_module(pattern):
     return lambda wildcards: [pattern.format(run=wildcards.run, module=module) for module in MODULES]
 
 
+def named(**settings):
+    """
+    Parameters, and one more that holds them all with their names. Snakemake compares the values of a rule's parameters
+    as a set: one of several booleans that is switched, or two numbers that change places, would rerun nothing.
+    """
+    return settings | {"named": settings}
+
+
 # Sources
 
 

@@ -23,14 +23,16 @@ rule count_litpixels:
         mem_mb=litpixels_memory,
         runtime=module_minutes(per_gb=0.2),
     params:
+        **named(
+            photon_threshold=config["hits"]["photon_threshold"],
+            common_mode=config["calibration"]["common_mode"],
+            baseline_shift=config["calibration"]["baseline_shift"],
+            per_frame_mask=config["masks"]["per_frame"],
+        ),
         code=code_of("count_litpixels.py"),
         run=lambda wildcards: int(wildcards.run),
         module=lambda wildcards: int(wildcards.module),
         stream=stream_of,
-        photon_threshold=config["hits"]["photon_threshold"],
-        common_mode=config["calibration"]["common_mode"],
-        baseline_shift=config["calibration"]["baseline_shift"],
-        per_frame_mask=config["masks"]["per_frame"],
         hit_modules=HIT_MODULES,
         region=contents(REGION),
         constants=constants_sizes,
@@ -58,14 +60,16 @@ rule find_hits:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
+        **named(
+            threshold_sigma=config["hits"]["threshold_sigma"],
+            scale_by_pulse_energy=config["hits"]["scale_by_pulse_energy"],
+            min_frames=config["hits"]["min_frames"],
+            min_score=config["hits"]["min_score"],
+            min_spread=config["hits"]["min_spread"],
+            min_pulse_energy_mj=config["hits"]["min_pulse_energy_mj"],
+            seed=config["hits"]["seed"],
+        ),
         code=code_of("find_hits.py"),
-        threshold_sigma=config["hits"]["threshold_sigma"],
-        scale_by_pulse_energy=config["hits"]["scale_by_pulse_energy"],
-        min_frames=config["hits"]["min_frames"],
-        min_score=config["hits"]["min_score"],
-        min_spread=config["hits"]["min_spread"],
-        min_pulse_energy_mj=config["hits"]["min_pulse_energy_mj"],
-        seed=config["hits"]["seed"],
     message:
         "run {wildcards.run}: finding hits"
     script:

@@ -22,13 +22,15 @@ rule sum_misses:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=minutes(per_gb=0.1),
     params:
+        **named(
+            photon_threshold=config["hits"]["photon_threshold"],
+            common_mode=config["calibration"]["common_mode"],
+            baseline_shift=config["calibration"]["baseline_shift"],
+            per_frame_mask=config["masks"]["per_frame"],
+        ),
         code=code_of("sum_misses.py"),
         modules=sorted(DETECTOR["modules"]),
         stream=stream_of,
-        photon_threshold=config["hits"]["photon_threshold"],
-        common_mode=config["calibration"]["common_mode"],
-        baseline_shift=config["calibration"]["baseline_shift"],
-        per_frame_mask=config["masks"]["per_frame"],
         constants=constants_sizes,
     message:
         "run {wildcards.run}: summing the misses"
@@ -59,20 +61,22 @@ rule write_cxi:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=minutes(per_gb=0.1),
     params:
+        **named(
+            dtype=config["cxi"]["dtype"],
+            distance_m=DETECTOR["distance_m"],
+            photon_threshold=config["hits"]["photon_threshold"],
+            common_mode=config["calibration"]["common_mode"],
+            baseline_shift=config["calibration"]["baseline_shift"],
+            per_frame_mask=config["masks"]["per_frame"],
+        ),
         code=code_of("write_cxi.py"),
         run=lambda wildcards: int(wildcards.run),
         sample=lambda wildcards: run_row(wildcards.run)["sample"],
-        dtype=config["cxi"]["dtype"],
         detector=DETECTOR["name"],
-        distance_m=DETECTOR["distance_m"],
         geometry=geometry_of,
         geometry_sha=geometry_sha256,
         modules=sorted(DETECTOR["modules"]),
         stream=stream_of,
-        photon_threshold=config["hits"]["photon_threshold"],
-        common_mode=config["calibration"]["common_mode"],
-        baseline_shift=config["calibration"]["baseline_shift"],
-        per_frame_mask=config["masks"]["per_frame"],
         constants=constants_sizes,
     message:
         "run {wildcards.run}: writing the hits"
@@ -129,10 +133,12 @@ rule write_emc:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
+        **named(
+            bad_cell_fraction=config["emc"]["bad_cell_fraction"],
+            model_size=config["emc"]["model_size"],
+            num_div=config["emc"]["num_div"],
+        ),
         code=code_of("write_emc.py"),
-        bad_cell_fraction=config["emc"]["bad_cell_fraction"],
-        model_size=config["emc"]["model_size"],
-        num_div=config["emc"]["num_div"],
     message:
         "run {wildcards.run}: writing Dragonfly's input"
     script:

@@ -25,14 +25,16 @@ rule check_run:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
+        **named(
+            min_modules=config["integrity"]["min_modules"],
+            max_lost=config["integrity"]["max_lost"],
+            policy=config["integrity"]["policy"],
+        ),
         code=code_of("check_run.py"),
         run=lambda wildcards: int(wildcards.run),
         stream=stream_of,
         detector=DETECTOR["name"],
         modules=sorted(DETECTOR["modules"]),
-        min_modules=config["integrity"]["min_modules"],
-        max_lost=config["integrity"]["max_lost"],
-        policy=config["integrity"]["policy"],
         sizes=source_sizes("modules"),
     message:
         "run {wildcards.run}: checking {params.stream} files"
@@ -87,14 +89,16 @@ rule make_vds:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
+        **named(
+            proc_units=DETECTOR["proc_units"],
+            photon_energy_kev=DETECTOR["photon_energy_kev"],
+            xgm=config["pulses"]["xgm"],
+        ),
         code=code_of("make_vds.py"),
         run=lambda wildcards: int(wildcards.run),
         stream=stream_of,
         detector=DETECTOR["name"],
         modules=sorted(DETECTOR["modules"]),
-        proc_units=DETECTOR["proc_units"],
-        photon_energy_kev=DETECTOR["photon_energy_kev"],
-        xgm=config["pulses"]["xgm"],
         sizes=source_sizes("control"),
     message:
         "run {wildcards.run}: mapping frames"

@@ -25,11 +25,13 @@ rule make_run_mask:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
+        **named(
+            sample_trains=config["masks"]["sample_trains"],
+            asic_edges=config["masks"]["asic_edges"],
+        ),
         code=code_of("make_run_mask.py"),
         modules=sorted(DETECTOR["modules"]),
         stream=stream_of,
-        sample_trains=config["masks"]["sample_trains"],
-        asic_edges=config["masks"]["asic_edges"],
         user=contents(USER_MASKS),
         constants=constants_sizes,
     message:
@@ -56,10 +58,12 @@ rule find_powder_outliers:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
+        **named(
+            hot_sigma=config["masks"]["hot_sigma"],
+            spread_sigma=config["masks"]["spread_sigma"],
+        ),
         code=code_of("find_powder_outliers.py"),
         modules=sorted(DETECTOR["modules"]),
-        hot_sigma=config["masks"]["hot_sigma"],
-        spread_sigma=config["masks"]["spread_sigma"],
     message:
         "run {wildcards.run}: looking for outliers in the powder"
     script:

@@ -19,13 +19,15 @@ rule map_pulses:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
+        **named(
+            method=config["pulses"]["method"],
+            xgm=config["pulses"]["xgm"],
+            litfrm=config["pulses"]["litfrm"],
+            offset=config["pulses"]["offset"],
+            photon_energy_kev=DETECTOR["photon_energy_kev"],
+        ),
         code=code_of("map_pulses.py"),
         run=lambda wildcards: int(wildcards.run),
-        method=config["pulses"]["method"],
-        xgm=config["pulses"]["xgm"],
-        litfrm=config["pulses"]["litfrm"],
-        offset=config["pulses"]["offset"],
-        photon_energy_kev=DETECTOR["photon_energy_kev"],
         sizes=source_sizes("control"),
     message:
         "run {wildcards.run}: mapping frames to X-ray pulses"

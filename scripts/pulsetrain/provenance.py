@@ -101,6 +101,7 @@ def begin_job(rule, params, inputs, log):
     _log_to(log)
     params = dict(params)
     planned = params.pop("code")
+    params.pop("named", None)  # the same values once more, so that Snakemake sees them change
     running = code_of(f"{rule}.py")
     changed = sorted(name for name in {*planned, *running} if planned.get(name) != running.get(name))
     if changed:

@@ -60,7 +60,8 @@ def test_whole_run_table(runs):
         (runs / "constants" / f"mask_m{module:02d}.h5").touch()
     calibrations = {"may24": {"constants": str(runs / "constants")}}
     write_config(runs, rows=("50,,proc,", "0051,DNA origami,raw,may24"), calibrations=calibrations)
-    assert planned(snakemake(runs, "-n").stdout) == {name: 2 * count for name, count in CHAIN.items()} | {"all": 1}
+    expected = {name: 2 * count for name, count in CHAIN.items()} | {"all": 1, "check_constants": 1}
+    assert planned(snakemake(runs, "-n").stdout) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_short_names_and_files_are_targets(runs, target, rules):
         (
             {"rows": ("51,,raw,may24",), "calibrations": {"may24": {}}},
             "r0051_hits.cxi",
-            r"calibrations.may24.constants is not set; give the directory",
+            r"calibrations.may24.constants is not set, nor the data to make constants from; give",
         ),
     ],
 )

@@ -46,6 +46,14 @@ def test_second_call_does_nothing(finished_run):
     assert {path: path.stat().st_mtime_ns for path in (finished_run / "scratch").rglob("r0050*")} == before
 
 
+def test_one_of_several_switches_reruns_its_users(own_run):
+    # Snakemake compares the values of parameters as a set, in which a second True does not show.
+    change_config(own_run, "masks", per_frame=True)
+    rules = planned(plan(own_run))
+    assert {"count_litpixels", "sum_misses", "write_cxi"} <= set(rules)
+    assert "make_run_mask" not in rules
+
+
 def test_moved_tree_reruns_nothing(own_run):
     assert planned(plan(own_run)) == {}
 
