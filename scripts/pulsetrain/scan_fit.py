@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import float32 as F32
+from numba import int16 as I16
 from numba import int32 as I32
 from numba import njit
 from numba import uint16 as U16
+from numba import uint32 as U32
 from numba import uint64 as U64
 
 makes_arrays = njit(cache=True, nogil=True)
@@ -31,7 +33,7 @@ FEWEST_POINTS = 7  # of a stage
 FEWEST_USED = 6  # of them, by its line
 MOST_STRAYS = 0.05  # of all points may have a digital value of another stage than their neighbours
 WIDEST_SPIKE = 2  # points
-PROBES = 80  # the digital level is looked at in about so many points
+PROBES = 64  # the digital level is looked at in about so many points
 OUTLIER_SIGMA = 4.0
 SIGMA_OF_MEAN_SIZE = np.sqrt(np.pi / 2)  # standard deviation over mean size, of a normal distribution
 MOST_ROUNDS = 10
@@ -45,7 +47,8 @@ SMALLEST_SHARE = 0.5  # of the points within the trimmed stage that its line has
 HIGHEST = 32767  # no value is above it
 NOWHERE = -(1 << 30)
 FAR = np.float32(1e9)  # [ADU] from anything
-STRIP = 128  # pixels that are put in rows at once: 256 bytes of each point, and all points of a strip fit into cache
+STRIP = 256  # pixels that are put in rows at once: 512 bytes of each point, and all points of a strip fit into cache
+COUNTED = 1 << 14  # points that are counted in 16 bits, which are the vectors of most numbers
 PADDING = 64  # loops over the points of a stage run on to a multiple of this, which leaves them no slow remainder
 
 # Results of a pixel; each has GAIN_STAGES rows.
@@ -176,31 +179,37 @@ def fit_columns(analog, digital, scan, first, last, results, status):
     """
     n = analog.shape[0]
     work = new_work(n)
-    analog_fours = np.zeros((STRIP, (n + PADDING + 3) // 4), np.int64)
+    analog_fours = np.zeros((STRIP, (n + PADDING + 3) // 4), np.uint64)
     digital_fours = np.zeros_like(analog_fours)
+    packed = np.empty(STRIP, np.uint64)
     analog_rows, digital_rows = analog_fours.view(np.int16), digital_fours.view(np.int16)
     for begin in range(first, last, STRIP):
         width = min(STRIP, last - begin)
-        _transpose(analog, begin, width, analog_fours, analog_rows)
-        _transpose(digital, begin, width, digital_fours, digital_rows)
-        for k in range(width):
-            status[begin + k] = fit_pixel(analog_rows[k], digital_rows[k], scan, work)
-            for row in range(RESULTS):
-                results[row, begin + k] = work.results[row]
+        _transpose(analog, begin, width, packed, analog_fours, analog_rows)
+        _transpose(digital, begin, width, packed, digital_fours, digital_rows)
+        _fit_rows(analog_rows, digital_rows, width, scan, work, begin, results, status)
 
 
-@makes_arrays
-def _transpose(values, begin, width, fours, rows):
+@compiled
+def _fit_rows(analog, digital, width, scan, work, begin, results, status):
+    for k in range(width):
+        status[begin + k] = fit_pixel(analog[k], digital[k], scan, work)
+        for row in range(RESULTS):
+            results[row, begin + k] = work.results[row]
+
+
+@compiled
+def _transpose(values, begin, width, packed, fours, rows):
     """Points of the scan from columns to rows; four at a time, in one store of 8 bytes."""
     n_fours = values.shape[0] // 4
-    packed = np.empty(STRIP, np.int64)
     for four in range(U64(n_fours)):
         i = U64(4) * four
         a, b, c, d = values[i], values[i + U64(1)], values[i + U64(2)], values[i + U64(3)]
         for k in range(U64(width)):
             column = U64(begin) + k
-            low = (np.int64(a[column]) & 0xFFFF) | ((np.int64(b[column]) & 0xFFFF) << 16)
-            packed[k] = low | ((np.int64(c[column]) & 0xFFFF) << 32) | (np.int64(d[column]) << 48)
+            low = U32(U32(U16(a[column])) | U32(U32(U16(b[column])) << U32(16)))
+            high = U32(U32(U16(c[column])) | U32(U32(U16(d[column])) << U32(16)))
+            packed[k] = U64(U64(low) | U64(U64(high) << U64(32)))
         for k in range(U64(width)):
             fours[k, four] = packed[k]
     for i in range(4 * n_fours, values.shape[0]):
@@ -444,9 +453,9 @@ def _find_switches(level, n, n_stages, levels):
     high = (levels[1] + levels[2]) / 2 if n_stages > 2 else HIGHEST
     whole_low = int(np.floor(low)) if n_stages > 1 else HIGHEST
     whole_high = int(np.floor(high))
-    switch_1, switch_2 = _count_up_to(level, 0, n, whole_low, whole_high)
-    first_1, _ = _count_up_to(level, 0, switch_1, whole_low, whole_high)
-    _, second_2 = _count_up_to(level, switch_1, switch_2, whole_low, whole_high)
+    switch_1, switch_2 = _count_up_to(level, 0, n, I16(whole_low), I16(whole_high))
+    first_1, _ = _count_up_to(level, 0, switch_1, I16(whole_low), I16(whole_high))
+    _, second_2 = _count_up_to(level, switch_1, switch_2, I16(whole_low), I16(whole_high))
     if first_1 < switch_1 or second_2 < switch_2 - switch_1:
         switch_1, switch_2 = _best_switch(level, n, whole_low), _best_switch(level, n, whole_high)
         strays = _count_strays(level, n, whole_low, whole_high, switch_1, switch_2)
@@ -458,11 +467,15 @@ def _find_switches(level, n, n_stages, levels):
 @compiled
 def _count_up_to(level, begin, end, low, high):
     """How many values are not above `low`, and how many not above `high`."""
-    up_to_low, up_to_high = I32(0), I32(0)
-    for i in range(U64(begin), U64(end)):
-        up_to_low = I32(up_to_low + I32(level[i] <= low))
-        up_to_high = I32(up_to_high + I32(level[i] <= high))
-    return int(up_to_low), int(up_to_high)
+    all_low, all_high = 0, 0
+    for first in range(begin, end, COUNTED):
+        up_to_low, up_to_high = I16(0), I16(0)
+        for i in range(U64(first), U64(min(first + COUNTED, end))):
+            up_to_low = I16(up_to_low + I16(level[i] <= low))
+            up_to_high = I16(up_to_high + I16(level[i] <= high))
+        all_low += up_to_low
+        all_high += up_to_high
+    return all_low, all_high
 
 
 @compiled
