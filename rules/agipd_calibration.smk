@@ -321,6 +321,7 @@ rule equalize:
         source=equalized_source,
         constants=equalized_with("constants"),
         mask=equalized_with("mask"),
+        accepted=equalized_if,
     output:
         equalized="equalized/{name}_m{module}.h5",
     log:

@@ -324,6 +324,11 @@ def equalized_with(kind):
     return path
 
 
+def equalized_if(wildcards):
+    """Input function: the verdict on the constants of a run."""
+    return f"integrity/{wildcards.name}_constants.json" if is_run(wildcards.name) else []
+
+
 def equalized_energy(wildcards):
     """Parameter: photon energy [keV] of calibration data; a run has its own."""
     if is_run(wildcards.name):

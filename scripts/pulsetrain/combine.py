@@ -32,6 +32,7 @@ SOURCES = (
     ("dark", "darkOffset", 0, np.float32),
     ("analog_gains", "analogGains", GAIN_STAGES, np.float32),
     ("analog_gains", "anlogLineOffsets", GAIN_STAGES, np.float32),
+    ("analog_gains", "fitStatus", 0, np.uint8),
     ("digital_means", "digitalThresholds", GAIN_STAGES - 1, np.uint16),
     ("photon_spacing", "photonSpacing", None, np.float32),
 )
@@ -58,7 +59,8 @@ def combine_constants(
     dark : str or Path
         darkOffset float32 (C, 128, 512) [ADU].
     analog_gains : str or Path
-        analogGains [ADU / clock] and anlogLineOffsets [ADU], both float32 (3, C, 128, 512).
+        analogGains [ADU / clock] and anlogLineOffsets [ADU], both float32 (3, C, 128, 512); fitStatus uint8
+        (C, 128, 512), 0 = all three stages are fitted.
     digital_means : str or Path
         digitalThresholds uint16 (2, C, 128, 512) [ADU]; 65535 = not known.
     photon_spacing : str or Path
@@ -89,8 +91,10 @@ def combine_constants(
         files = {name: stack.enter_context(h5py.File(path)) for name, path in paths.items()}
         n_cells = _check(files, module, xray_cell, photon_energy_kev)
         gains, line_offsets = files["analog_gains"]["analogGains"], files["analog_gains"]["anlogLineOffsets"]
-        # photons of one clock of integration: the same for all cells of a pixel
+        # Photons of one clock of integration: the same for all cells of a pixel. Only where all three stages were seen
+        # in the X-ray data's cell is the first one high gain for certain; a wrong one would spoil every cell.
         clock = gains[0, xray_cell] / _positive(files["photon_spacing"]["photonSpacing"][()])
+        clock[files["analog_gains"]["fitStatus"][xray_cell] != 0] = np.nan
         held = {
             "module": module,
             "orientation": "lab",

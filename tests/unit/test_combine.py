@@ -23,6 +23,7 @@ def make_truth(rng, n_cells=N_CELLS):
         "darkOffset": rng.normal(4500, 100, shape).astype("f4"),
         "analogGains": slopes.astype("f4"),
         "anlogLineOffsets": np.stack([rng.normal(m, 50, shape) for m in (4510, 5600, 5400)]).astype("f4"),
+        "fitStatus": np.zeros(shape, "u1"),
         "digitalThresholds": np.stack([rng.integers(m - 90, m + 90, shape) for m in (6600, 7650)]).astype("u2"),
         "photonSpacing": (slopes[0, CELL] / clock_kev * ENERGY).astype("f4"),
         "kev_per_adu": clock_kev / slopes,
@@ -31,7 +32,7 @@ def make_truth(rng, n_cells=N_CELLS):
 
 FILES = {
     "dark": ["darkOffset"],
-    "analog_gains": ["analogGains", "anlogLineOffsets"],
+    "analog_gains": ["analogGains", "anlogLineOffsets", "fitStatus"],
     "digital_means": ["digitalThresholds"],
     "photon_spacing": ["photonSpacing"],
 }
@@ -64,6 +65,8 @@ def test_constants_are_what_the_formulas_say(tmp_path):
     values["analogGains"][2, 1, 5, :9] = np.nan
     values["analogGains"][1, :, 6, :9] = -1
     values["analogGains"][0, CELL, 7, :9] = 0
+    values["fitStatus"][CELL, 11, :9] = 1  # what is taken for high gain there may be medium gain
+    values["fitStatus"][(CELL + 1) % N_CELLS, 12, :9] = 1
     values["photonSpacing"][8, :5] = [np.nan, 0, -80, np.inf, -np.inf]
     values["darkOffset"][3, 9, :2] = [np.nan, 0]
     values["anlogLineOffsets"][2, 3, 9, 2] = np.inf
@@ -79,6 +82,7 @@ def test_constants_are_what_the_formulas_say(tmp_path):
         high = ENERGY / spacing_all
         expected = np.stack([high, high * g[0] / g[1], high * g[0] / g[2]])
     expected[~np.isfinite(expected) | (expected <= 0)] = np.nan
+    expected[:, :, 11, :9] = np.nan
     expected[2, 0, 10, :3] = np.nan  # the threshold to the stage is not known
     expected[1, 0, 10, 4] = np.nan
     np.testing.assert_allclose(found["analogGains_keV"], expected, rtol=1e-6)  # float32
