@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 
+from pulsetrain.integrity import finding_lines
 from pulsetrain.output import write_text
 
 COLUMNS = ("run", "status", "hits", "frames_used", "frames_left_out", "rule", "log", "why", "ended")
@@ -58,10 +59,11 @@ def describe_run(scratch, run, jobs):
     reasons = [findings["reason"]] if findings["is_partial"] and findings["reason"] else []
     events = _from_events(scratch / "events" / f"r{run}_events.h5")
     reasons += events.pop("reasons")
+    if findings["faults"]:
+        reasons.append(f"{len(findings['faults'])} findings, such as {findings['faults'][0]}")
     row |= events
     row["status"] = "partial" if reasons else "done"
-    notes = [f"{findings['faults']} findings of the integrity check"] if findings["faults"] else []
-    row["why"] = "; ".join(dict.fromkeys(reasons + notes))
+    row["why"] = "; ".join(reasons)
     return row
 
 
@@ -102,7 +104,7 @@ def log_tail(scratch, logs, count=LINES_OF_LOG):
 
 def _from_integrity(path):
     """Numbers of the integrity check; unknown without a file that can be read."""
-    unknown = {"frames_left_out": "", "findings": {"is_partial": False, "reason": "", "faults": 0}}
+    unknown = {"frames_left_out": "", "findings": {"is_partial": False, "reason": "", "faults": []}}
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -118,7 +120,7 @@ def _from_integrity(path):
         "findings": {
             "is_partial": frames["kept"] < frames["seen"] or bool(missing) or frames["kept"] == 0,
             "reason": f"{frames['kept']} of {frames['seen']} frames kept" + (f": {reason}" if reason else ""),
-            "faults": sum(told["fault"] for told in report["findings"]),
+            "faults": finding_lines([told for told in report["findings"] if told["fault"]]),
         },
     }
 
