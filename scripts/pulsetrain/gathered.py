@@ -82,7 +82,7 @@ def read_fully(descriptor, buffer, begin, path):
         n = os.preadv(descriptor, [view[done:]], begin + done)
         if n == 0:
             raise ValueError(
-                f"{path}: the file ends at byte {begin + done}, but analog goes on to byte {begin + len(view)}; it was "
+                f"{path}: the file ends at byte {begin + done}, but the data go on to byte {begin + len(view)}; it was "
                 "cut off. Gather the data again."
             )
         done += n
