@@ -23,6 +23,7 @@ FRAIL_NODES = ("f1", "f2")
 CPUS = 4
 MEMORY_MB = 16000  # claimed, not there: the jobs of the tests take far less than they ask for
 
+# Clocks are fast: a dead node is noticed after 10 s, its job may start again after cred_expire.
 SLURM_CONF = """\
 ClusterName=pulsetrain
 SlurmctldHost={host}(127.0.0.1)
@@ -30,6 +31,7 @@ SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/none
+AuthInfo=cred_expire=20
 CredType=cred/none
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool/%n
@@ -61,6 +63,7 @@ AccountingStoragePort={accounting_port}
 AccountingStoreFlags=job_comment
 {nodes}
 PartitionName=upex Nodes={steady} Default=YES MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=100 State=UP
+PartitionName=gate Nodes={steady} MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=100 State=UP
 PartitionName=frail Nodes={frail} MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=100 State=UP
 """
 
@@ -156,6 +159,13 @@ class Cluster:
     def start_node(self, node):
         self._spawn(node, "slurmd", "-D", "-f", self.env["SLURM_CONF"], "-N", node)
 
+    def close(self, partition):
+        """Let jobs of a partition queue and none start."""
+        self.run("scontrol", "update", f"PartitionName={partition}", "State=DOWN")
+
+    def open(self, partition):
+        self.run("scontrol", "update", f"PartitionName={partition}", "State=UP")
+
     def cut_power(self, node):
         """Kill a node's daemon and everything that runs on it, as a power cut does."""
         jobs = self.run("squeue", "--noheader", "--format=%i", f"--nodelist={node}").split()
@@ -184,8 +194,25 @@ class Cluster:
 
     def jobs_of(self, run):
         """The jobs that one snakemake submitted, by the name that all of them bear."""
-        names = re.findall(r"SLURM run ID: (\S+)", run.text)
-        return [job for job in self.jobs() if job["JobName"] in names]
+        return [job for job in self.jobs() if job["JobName"] in self.names_of(run)]
+
+    def running(self, run):
+        """Ids of the jobs of a snakemake that wait or run."""
+        names = ",".join(self.names_of(run)) or "none"
+        return self.run("squeue", "--noheader", f"--name={names}", "--format=%i").split()
+
+    def names_of(self, run):
+        return re.findall(r"SLURM run ID: (\S+)", run.text)
+
+    def wait_for_jobs(self, run, state, number=1, seconds=90):
+        """Wait until a snakemake has `number` jobs in a state of squeue; return their ids."""
+
+        def ids():
+            names = ",".join(self.names_of(run)) or "none"
+            found = self.run("squeue", "--noheader", f"--name={names}", f"--states={state}", "--format=%i", check=False)
+            return found.split() if len(found.split()) >= number else None
+
+        return wait_for(ids, seconds, f"{number} jobs {state}", lambda: run.text)
 
     def _job_of(self, pid):
         """Slurm's number of the job that a process belongs to, if it is a job of this cluster."""

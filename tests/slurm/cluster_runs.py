@@ -9,7 +9,14 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import yaml
+
 REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL_RUN = {
+    "simulate": {"profile": "tiny"},
+    "detector": {"modules": [0, 15], "geometry": "config/geometry/agipd_simulated.geom"},
+    "hits": {"min_score": 1, "min_spread": 1},  # the default guards are for the light on 16 modules
+}
 
 
 def small_checkout(place, rules):
@@ -65,3 +72,25 @@ class Run:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
         self.process.wait(60)
+
+
+def full_checkout(place, **config):
+    """A checkout of the project as it is, with a configuration for a small simulated run."""
+    place.mkdir()
+    for name in ("Snakefile", "rules", "scripts", "config", "profiles"):
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, place / name)
+    (place / "envs").mkdir()
+    shutil.copy2(REPOSITORY / "envs" / "pulsetrain.yaml", place / "envs")
+    (place / "slurm").symlink_to("profiles/slurm")
+    change_config(place, **SMALL_RUN | config)
+    return place
+
+
+def change_config(checkout, **changes):
+    """Set sections of the checkout's config/config.yaml, as a user's editor would."""
+    path = checkout / "config" / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
