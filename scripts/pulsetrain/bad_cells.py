@@ -12,15 +12,13 @@ import h5py
 import numpy as np
 from numba import njit
 
-from pulsetrain.constants import GAIN_STAGES, UNKNOWN_THRESHOLD
+from pulsetrain.constants import GAIN_STAGES, UNKNOWN_MIDPOINT, UNKNOWN_THRESHOLD
 from pulsetrain.detector import LAB_SHAPE, N_MODULES, PIXELS, asic_edges, lab_from_xfel
 from pulsetrain.masks import sample_frames
 from pulsetrain.output import new_h5, write_array
 from pulsetrain.progress import progress
 
 log = logging.getLogger(__name__)
-
-UNKNOWN_MIDPOINT = 65535  # digitalThresholds of the processed files
 
 SAMPLE_CELLS = 8  # memory cells that the range of a histogram is taken from
 BINS = 400
@@ -389,7 +387,10 @@ def _span(given):
         return slice(0, None, 1)
     first, last, step = given if len(given) == 3 else (*given, 1)
     if not 0 <= first <= last or step < 1:
-        raise ValueError(f"{list(given)} is no range; expected [first, last] or [first, last, step] with step >= 1")
+        raise ValueError(
+            f"{list(given)} in calibration.mask.manual or .systematic is no range; expected [first, last] or [first, "
+            "last, step], first <= last and step >= 1: correct the configuration"
+        )
     return slice(first, last + 1, step)
 
 

@@ -17,15 +17,12 @@ import logging
 import h5py
 import numpy as np
 
-from pulsetrain.constants import GAIN_STAGES
+from pulsetrain.constants import GAIN_STAGES, UNKNOWN_THRESHOLD
 from pulsetrain.detector import LAB_SHAPE
 from pulsetrain.output import new_h5
 from pulsetrain.progress import progress
 
 log = logging.getLogger(__name__)
-
-UNKNOWN_MIDPOINT = 65535  # in processed thresholds
-UNKNOWN_THRESHOLD = 32767  # in constants: above every digital level
 
 # What is read: file, dataset, stages (None: no axes of stage and cell), type.
 SOURCES = (

@@ -7,7 +7,6 @@ import jsonschema
 import pandas as pd
 import yaml
 
-
 CALIBRATION_DATA = ("dark", "current_source", "xray")
 
 

@@ -11,6 +11,7 @@ from pulsetrain.detector import LAB_SHAPE, MODULE_SHAPE, N_MODULES, PIXELS, xfel
 
 GAIN_STAGES = 3
 UNKNOWN_THRESHOLD = 32767  # above every digital level
+UNKNOWN_MIDPOINT = 65535  # the same in the processed files
 DATASETS = {"darkOffsets": GAIN_STAGES, "analogGains_keV": GAIN_STAGES, "digitalThresholds": GAIN_STAGES - 1}
 
 
