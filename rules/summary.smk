@@ -50,6 +50,17 @@ def show_summary():
         )
 
 
+def note_call():
+    """Note who holds the lock, and the name of its Slurm jobs, for those who come after it was killed."""
+    from pulsetrain.launch import record_call
+
+    record_call(".", getattr(workflow.scheduler._executor, "run_uuid", None))
+
+
+onstart:
+    note_call()
+
+
 onsuccess:
     show_summary()
 
