@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from pulsetrain.calibration_summary import read_codes
-from pulsetrain.constants import GAIN_STAGES
+from pulsetrain.constants import GAIN_STAGES, UNKNOWN_MIDPOINT
 from pulsetrain.figures import (
     FAILED_COLOUR,
     FRAME_COLOUR,
@@ -21,7 +21,6 @@ from pulsetrain.figures import (
 COLUMNS = 3  # sample pixels side by side
 TITLE_LENGTH = 56  # letters per line above a picture of one pixel
 CELLS_PER_ROW = 32  # the memory of a pixel is 11 rows of 32 cells
-NO_THRESHOLD = 65535
 MAX_PHOTONS = 8  # peaks that are marked
 TRENDS = (  # dataset of the summary, stage, title
     ("darkOffsets", 0, "dark offset, high gain"),
@@ -192,7 +191,7 @@ def _read_fit(gains, digital, place):
         "gain": gains["analogGains"][:, cell, row, column],
         "offset": gains["anlogLineOffsets"][:, cell, row, column],
         "level": digital["digitalMeans"][cell, :, row, column],
-        "threshold": np.where(thresholds == NO_THRESHOLD, np.nan, thresholds),
+        "threshold": np.where(thresholds == UNKNOWN_MIDPOINT, np.nan, thresholds),
     }
 
 

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from pulsetrain.constants import GAIN_STAGES
+from pulsetrain.constants import GAIN_STAGES, UNKNOWN_THRESHOLD
 from pulsetrain.detector import LAB_SHAPE
 from pulsetrain.output import new_h5, write_array
 
 BAND_ROWS = 16  # rows of pixels whose cells are sorted at a time; 352 cells of them are 11.5 MB
 PERCENTILES = (16, 50, 84)  # median and the range of one standard deviation of a normal distribution
-NO_THRESHOLD = 32767
 
 
 class Quantity(NamedTuple):
@@ -207,7 +206,7 @@ def _summarize_quantity(dataset, quantity):
 def _stage(dataset, quantity, stage):
     values = dataset[stage] if quantity.stages > 1 else dataset[()]
     if np.issubdtype(values.dtype, np.integer):
-        return np.where(values == NO_THRESHOLD, np.float32(np.nan), values.astype(np.float32))
+        return np.where(values == UNKNOWN_THRESHOLD, np.float32(np.nan), values.astype(np.float32))
     return values
 
 

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from pulsetrain.chunks import grown
+from pulsetrain.constants import UNKNOWN_MIDPOINT
 from pulsetrain.detector import ASIC_PIXELS, LAB_SHAPE
 from pulsetrain.gathered import check_gathered, read_fully
 from pulsetrain.output import new_h5, write_array
@@ -46,7 +47,6 @@ LARGEST_TILE = 256 * 1024**2  # [bytes] of the analog or the digital values of a
 MOST_BUFFERED = 1024**3  # [bytes] of tiles in memory
 READERS = 2
 WAITING_CELLS = 2
-UNKNOWN_THRESHOLD = 65535
 SAMPLE_ROWS, SAMPLE_COLUMNS = (32, 96), (64, 192, 320, 448)
 FAILED_SAMPLES = 4
 
@@ -115,7 +115,7 @@ def digital_thresholds(level):
         [ADU]; 65535 where a level is not known.
     """
     middle = (level[1:].astype(np.float64) + level[:-1]) / 2
-    return np.where(np.isfinite(middle), np.rint(middle), UNKNOWN_THRESHOLD).astype(np.uint16)
+    return np.where(np.isfinite(middle), np.rint(middle), UNKNOWN_MIDPOINT).astype(np.uint16)
 
 
 def safety_factors(level, level_std):

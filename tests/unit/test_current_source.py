@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pulsetrain import current_source, scan_fit
+from pulsetrain.constants import UNKNOWN_MIDPOINT
 from pulsetrain.current_source import fit_scan, process_current_source
 
 HEIGHT = 300
@@ -73,7 +74,7 @@ def test_good_pixels_are_fitted_and_dead_ones_are_not(spikes):
     assert not is_good[truth.is_dead].any()
     assert np.isfinite(np.concatenate(fit[:5])[:, is_good]).all()
     # No gross error either.
-    assert np.abs(fit.gain / truth.gain - 1)[:, is_good].max(axis=1).tolist() < [0.02, 0.02, 0.08]
+    assert (np.abs(fit.gain / truth.gain - 1)[:, is_good].max(axis=1) < [0.02, 0.02, 0.08]).all()
 
 
 @pytest.mark.parametrize("kind", range(len(scan_reference.DEAD_KINDS)))
@@ -135,7 +136,7 @@ def test_a_pixel_keeps_the_stages_that_it_reaches():
         assert (np.abs(np.median(error, axis=1)) < 0.001).all()
         assert (np.abs(error) < 0.05).all()
         thresholds = current_source.digital_thresholds(fit.level)[:, chosen]
-        assert (thresholds[known - 1 :] == current_source.UNKNOWN_THRESHOLD).all()
+        assert (thresholds[known - 1 :] == UNKNOWN_MIDPOINT).all()
         assert (thresholds[: known - 1] < 7000).all()
 
 
