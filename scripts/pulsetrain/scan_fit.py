@@ -514,7 +514,7 @@ def _end_of_rise(smooth, begin, end, begin_before):
     if begin_before >= 0:
         # The analog value at which this pixel left medium gain is the last that is known to be within its range. It is
         # looked for in a quarter of that stage, since a spike can hide the switch for some points.
-        if smooth[end - 1] < smooth[begin - 3]:
+        if smooth[end - 1] < smooth[max(begin - 3, 0)]:
             return end
         limit = 0
         for i in range(begin - (begin - begin_before + 3) // 4, begin):
