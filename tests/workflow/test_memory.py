@@ -1,4 +1,4 @@
-"""Peak memory of the jobs that read pixels: below 1 GB, whatever the number of frames."""
+"""Peak memory of the jobs that read pixels: it does not grow with the number of frames."""
 
 import functools
 import os
@@ -16,6 +16,9 @@ import write_cxi
 import write_emc
 
 from pulsetrain import simulate, simulate_detector
+from pulsetrain.current_source import process_current_source
+from pulsetrain.dark import process_dark
+from pulsetrain.gather import gather_current_source, gather_dark
 from pulsetrain.integrity import check_run
 from pulsetrain.litpixels import count_module
 from pulsetrain.masks import make_run_mask
@@ -147,3 +150,47 @@ def test_peak_memory_does_not_grow_with_the_run(run):
                 peak = job()
             assert peak < min(allowed, MOST_MB), (name, n_frames, peak, peaks)
             peaks.setdefault(name, []).append(peak)
+
+
+def empty_parts(folder, n_points, n_cells):
+    """Files of the laboratory for the four column groups, full of zeros that take no room."""
+    groups = []
+    for columns in (15, 26, 37, 48):
+        path = folder / f"M314_m{MODULE}_col{columns}_part00000.nxs"
+        with h5py.File(path, "w") as file:
+            shape = (2 * n_points * n_cells, 128, 512)
+            file.create_dataset("entry/instrument/detector/data", shape, "u2", chunks=(64, 128, 512))
+        groups.append([path])
+    return groups
+
+
+def test_peak_memory_does_not_grow_with_the_calibration_data(tmp_path):
+    n_cells, of_module = 8, {"module": MODULE, "threads": 2}
+    named = {"layout": "nxs", "cells": n_cells, **of_module}
+    peaks = {}
+    for n_points in (256, 512):
+        groups = empty_parts(tmp_path, n_points, n_cells)
+        scan, dark, done = (tmp_path / f"{name}.h5" for name in ("scan", "dark", "done"))
+        found = {
+            "gather_current_source": peak_mb(gather_current_source, groups, scan, {}, **named),
+            "gather_dark": peak_mb(gather_dark, groups[0], dark, {}, **named),
+            "process_dark": peak_mb(process_dark, dark, done, {}, **of_module),
+        }
+        for name, peak in found.items():
+            allowed = max(1.1 * peaks[name], peaks[name] + 30) if name in peaks else MOST_MB
+            assert peak < min(allowed, MOST_MB), (name, n_points, peak, peaks)
+        peaks = found
+        scan.unlink()
+        dark.unlink()
+
+
+def test_peak_memory_of_a_scan_of_any_length(tmp_path):
+    path, n_points = tmp_path / "scan.h5", 40_000  # 50 times as many as usual; zeros that take no room
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"module": MODULE, "kind": "current_source", "orientation": "lab"})
+        for name in ("analog", "digital"):
+            file.create_dataset(name, (n_points, 1, 128, 512), "<i2", chunks=(128, 1, 64, 64))
+        file["integrationTime"], file["cellPresent"] = np.arange(n_points) * 1.0, np.ones(1, bool)
+    outputs = tmp_path / "gains.h5", tmp_path / "means.h5"
+    named = {"module": MODULE, "spike_height": 300, "trim": 0.1, "threads": 2}
+    assert peak_mb(process_current_source, path, *outputs, {}, **named) < 2000
