@@ -10,7 +10,7 @@ sys.path.insert(0, str(BASEDIR / "scripts"))
 
 from pulsetrain.arrivals import read_settings  # noqa: E402
 from pulsetrain.config import ConfigError  # noqa: E402
-from pulsetrain.launch import InUseError, clear_the_way, snakemake_command  # noqa: E402
+from pulsetrain.launch import InUseError, check_outputs, clear_the_way, snakemake_command  # noqa: E402
 
 
 def say(text):
@@ -31,8 +31,9 @@ def main(arguments=None):
     given, more = parser.parse_known_args(arguments)
     configfiles = [str(Path(path).absolute()) for path in given.configfile]
     try:
-        scratch = read_settings(BASEDIR, configfiles)["scratch"]
-        clear_the_way(scratch, given.cancel, given.unlock, wait=False, tell=say)
+        settings = read_settings(BASEDIR, configfiles)
+        clear_the_way(settings["scratch"], given.cancel, given.unlock, wait=False, tell=say)
+        check_outputs(BASEDIR, settings["scratch"], settings["runs"], configfiles, say)
         options = ["--configfile", *configfiles] if configfiles else []
         command = snakemake_command(BASEDIR, [*more, *options])
     except (ConfigError, InUseError) as error:

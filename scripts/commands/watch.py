@@ -12,7 +12,7 @@ sys.path.insert(0, str(BASEDIR / "scripts"))
 
 from pulsetrain.arrivals import look, read_settings, short_list, sort_runs  # noqa: E402
 from pulsetrain.config import ConfigError  # noqa: E402
-from pulsetrain.launch import InUseError, clear_the_way, run_snakemake, watch_lock  # noqa: E402
+from pulsetrain.launch import InUseError, check_outputs, clear_the_way, run_snakemake, watch_lock  # noqa: E402
 from pulsetrain.output import write_text  # noqa: E402
 from pulsetrain.run_status import read_summary  # noqa: E402
 
@@ -97,13 +97,12 @@ def watch(given, configfiles, options, beat, scratch):
         ready = sorted(run for run, (what, _) in verdicts.items() if what == "start")
         if ready:
             clear_the_way(scratch, given.cancel, given.unlock, tell=say)
+            check_outputs(BASEDIR, scratch, settings["runs"], configfiles, say)
             statuses = process_runs(scratch, ready, given.target, options, beat)
             known |= {run: {"signature": now[run]["signature"], "status": status} for run, status in statuses.items()}
             write_text(scratch / STATE, json.dumps(known, indent=1, sort_keys=True) + "\n")
             failed = [run for run in ready if statuses[run] not in ("done", "partial")]
-            say(
-                f"{len(ready) - len(failed)} runs processed" + (f", failed: {short_list(failed, 12)}" if failed else "")
-            )
+            say(f"processed: {short_list(ready, 12)}" + (f"; failed: {short_list(failed, 12)}" if failed else ""))
         elif given.until_done and not any(what == "wait" for what, _ in verdicts.values()):
             say("all runs of the table were processed")
             return 0

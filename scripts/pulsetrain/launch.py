@@ -15,6 +15,8 @@ from pathlib import Path
 
 CALLS = ".snakemake/calls.json"
 CALLS_KEPT = 50
+# Stands while outputs of a killed call's jobs still have to be compared with what is planned.
+UNCHECKED = ".snakemake/unchecked"
 WATCH_LOCK = ".watch.lock"
 # A watcher on another computer gives a sign every few seconds; without one for so long it is taken for dead.
 SILENT_S = 300
@@ -35,6 +37,7 @@ def this_process():
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "user": os.getuid(),
         "started": process_start(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
@@ -50,10 +53,13 @@ def process_start(pid):
 
 
 def is_alive(process):
-    """Say whether a process on this host lives; None if it is on another host."""
+    """Say whether a process lives; None if nobody here can know: on another host, or another user's and not seen."""
     if process["host"] != socket.gethostname():
         return None
-    return process["started"] is not None and process_start(process["pid"]) == process["started"]
+    if process["started"] is not None and process_start(process["pid"]) == process["started"]:
+        return True
+    # Some systems hide the processes of other users.
+    return False if process["user"] == os.getuid() else None
 
 
 # Calls of snakemake
@@ -210,14 +216,50 @@ def remove_lock(scratch, unlock, tell):
     is_known = owner is not None and noted >= age
     if not unlock and not (is_known and is_alive(owner) is False):
         who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}" if is_known else "an unknown call"
+        if is_known and is_alive(owner):
+            raise InUseError(f"{scratch} is locked by snakemake ({who}), which still works; wait until it ends")
         raise InUseError(
             f"{scratch} is locked by snakemake ({who}), and nothing here tells whether it still works. If it does not: "
             "the same command with UNLOCK=yes (option --unlock)"
         )
+    (Path(scratch) / UNCHECKED).touch()
     for path in locks:
         path.unlink(missing_ok=True)
     whose = f"process {owner['pid']}, since {owner['since']}" if is_known else "owner unknown, as asked"
     tell(f"the lock of a killed snakemake was removed ({whose})")
+
+
+def check_outputs(basedir, scratch, runs, configfiles, tell=log.info):
+    """After a killed call: accept outputs that its jobs finished unseen, or remove them (scripts/commands/accept.py).
+
+    Parameters
+    ----------
+    basedir : str or Path
+        The checkout.
+    scratch : str or Path
+    runs : iterable of str
+        Runs of the table; those without any result are left out.
+    configfiles : list of str
+    tell : callable
+        Takes a line of text.
+    """
+    mark = Path(scratch) / UNCHECKED
+    if not mark.exists():
+        return
+    held = [run for run in sorted(runs) if (Path(scratch) / "integrity" / f"r{run}.json").exists()]
+    if held and not _accept(basedir, held, configfiles):
+        # One run that cannot be planned must not keep the others from being checked.
+        for run in held:
+            if not _accept(basedir, [run], configfiles):
+                tell(f"run {run} cannot be planned (see above); its outputs are not compared with the plan")
+    mark.unlink()
+
+
+def _accept(basedir, runs, configfiles):
+    command = [sys.executable, str(Path(basedir) / "scripts" / "commands" / "accept.py")]
+    command += [f"r{run}_hits.cxi" for run in runs]
+    command += ["--configfile", *configfiles] if configfiles else []
+    return subprocess.run(command, cwd=basedir, check=False).returncode == 0
 
 
 # One watcher

@@ -10,7 +10,7 @@ import pytest
 
 from pulsetrain import launch
 
-OTHER_HOST = {"host": "another-login-node", "pid": 1, "started": 1, "since": "yesterday"}
+OTHER_HOST = {"host": "another-login-node", "pid": 1, "user": 0, "started": 1, "since": "yesterday"}
 
 
 def dead_process():
@@ -44,11 +44,12 @@ def test_lock_of_a_dead_call_is_removed(locked):
     assert "the lock of a killed snakemake was removed" in told[0]
 
 
-@pytest.mark.parametrize("owner", ["another host", "none", "older"])
+@pytest.mark.parametrize("owner", ["another host", "another user", "none", "older"])
 def test_lock_of_an_unknown_call_stays_unless_asked(locked, owner):
     scratch, note = locked
     if owner != "none":
-        note(OTHER_HOST if owner == "another host" else dead_process())
+        users = {"user": os.getuid() + 1} if owner == "another user" else {}
+        note(OTHER_HOST if owner == "another host" else dead_process() | users)
     if owner == "older":
         os.utime(scratch / launch.CALLS, (1e9, 1e9))
     with pytest.raises(launch.InUseError, match="UNLOCK=yes"):
@@ -56,6 +57,14 @@ def test_lock_of_an_unknown_call_stays_unless_asked(locked, owner):
     assert locks(scratch)
     launch.clear_the_way(scratch, unlock=True)
     assert not locks(scratch)
+
+
+def test_lock_of_a_living_call_stays(locked):
+    scratch, note = locked
+    note(launch.this_process())
+    with pytest.raises(launch.InUseError, match="which still works"):
+        launch.clear_the_way(scratch)
+    assert locks(scratch)
 
 
 def test_process_id_that_was_given_again_is_not_taken_for_the_old_process():
