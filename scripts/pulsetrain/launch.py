@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ WATCH_LOCK = ".watch.lock"
 SILENT_S = 300
 POLL_S = 5
 # How snakemake's own jobs differ from the call that a user made.
-JOB_MODES = ("remote", "subprocess")
+JOB_MODE = re.compile(r"--mode[\s=\"']+(remote|subprocess)\b|--target-jobs\b")
 DRY_RUN = ("-n", "--dry-run", "--dryrun")
 
 log = logging.getLogger(__name__)
@@ -122,8 +123,9 @@ def local_processes(scratch):
 
 
 def _is_job(words):
-    modes = [words[place + 1] for place, word in enumerate(words[:-1]) if word == "--mode"]
-    return bool(set(modes) & set(JOB_MODES)) or any(".snakemake/scripts/" in word for word in words)
+    # A job's command line may stand as one word in a shell's.
+    text = " ".join(words)
+    return JOB_MODE.search(text) is not None or ".snakemake/scripts/" in text
 
 
 def slurm_jobs(scratch):
@@ -237,8 +239,8 @@ def check_outputs(basedir, scratch, runs, configfiles, tell=log.info):
     basedir : str or Path
         The checkout.
     scratch : str or Path
-    runs : iterable of str
-        Runs of the table; those without any result are left out.
+    runs : dict
+        Rows of the run table; runs of which no job ever started are left out.
     configfiles : list of str
     tell : callable
         Takes a line of text.
@@ -246,7 +248,8 @@ def check_outputs(basedir, scratch, runs, configfiles, tell=log.info):
     mark = Path(scratch) / UNCHECKED
     if not mark.exists():
         return
-    held = [run for run in sorted(runs) if (Path(scratch) / "integrity" / f"r{run}.json").exists()]
+    logs = " ".join(path.name for path in (Path(scratch) / "logs").glob("*/*.log"))
+    held = [run for run, row in sorted(runs.items()) if f"r{run}" in logs or (row["calibration"] or "\0") in logs]
     if held and not _accept(basedir, held, configfiles):
         # One run that cannot be planned must not keep the others from being checked.
         for run in held:
