@@ -20,8 +20,10 @@ NEEDED = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "srun", "sacct", "mariadb
 NODES = ("n1", "n2", "n3")
 # Only the tests that switch a node off use these, so that no other test loses its jobs.
 FRAIL_NODES = ("f1", "f2")
-CPUS = 4
-MEMORY_MB = 16000  # claimed, not there: the jobs of the tests take far less than they ask for
+# What Slurm's commands say while the controller or the accounting daemon is away.
+AWAY = ("Connection refused", "Unable to contact", "Problem talking to the database")
+CPUS = 8
+MEMORY_MB = 16000  # both claimed, not there: the jobs of the tests take far less than they ask for
 
 # Clocks are fast: a dead node is noticed after 10 s, its job may start again after cred_expire.
 SLURM_CONF = """\
@@ -115,8 +117,12 @@ class Cluster:
         }
 
     def run(self, *command, check=True):
-        """Run one of Slurm's commands; return what it printed."""
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        """Run one of Slurm's commands; return what it printed. Another test may just restart the daemon it asks."""
+        for _ in range(60):
+            done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+            if not (check and done.returncode and any(text in done.stderr for text in AWAY)):
+                break
+            time.sleep(1)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stderr}")
         return done.stdout
@@ -193,8 +199,13 @@ class Cluster:
         return [dict(zip(fields, line.split("|"), strict=True)) for line in lines]
 
     def jobs_of(self, run):
-        """The jobs that one snakemake submitted, by the name that all of them bear."""
-        return [job for job in self.jobs() if job["JobName"] in self.names_of(run)]
+        """The jobs that one snakemake submitted (all bear one name), when accounting has seen their end."""
+
+        def ended():
+            jobs = [job for job in self.jobs() if job["JobName"] in self.names_of(run)]
+            return None if any(job["State"] in ("PENDING", "RUNNING") for job in jobs) else jobs
+
+        return wait_for(ended, 60, "accounting")
 
     def running(self, run):
         """Ids of the jobs of a snakemake that wait or run."""

@@ -32,10 +32,10 @@ def small_checkout(place, rules):
 class Run:
     """One snakemake on the cluster, typed in a checkout as a user would."""
 
-    def __init__(self, cluster, checkout, *arguments, log=None):
+    def __init__(self, cluster, checkout, *arguments, profile="slurm"):
         self.checkout = Path(checkout)
-        self.log = Path(log or tempfile.mkstemp(prefix="snakemake.", suffix=".log", dir=self.checkout.parent)[1])
-        self.command = ["snakemake", "--profile", "slurm", *arguments]
+        self.log = Path(tempfile.mkstemp(prefix="snakemake.", suffix=".log", dir=self.checkout.parent)[1])
+        self.command = ["snakemake", "--profile", profile, *arguments]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -94,3 +94,12 @@ def change_config(checkout, **changes):
     """Set sections of the checkout's config/config.yaml, as a user's editor would."""
     path = checkout / "config" / "config.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+def profile_of(name):
+    return yaml.safe_load((REPOSITORY / "profiles" / name / "config.yaml").read_text())
+
+
+def groups_of(name):
+    """Group of each rule that has one in a profile."""
+    return dict(entry.split("=") for entry in profile_of(name)["groups"])

@@ -7,25 +7,39 @@ from collections import Counter
 
 import h5py
 import numpy as np
-from cluster_runs import full_checkout
+from cluster_runs import full_checkout, groups_of
 
 LOCAL_RULES = {"accept_run", "link_hits", "link_emc", "link_events", "link_powder"}
 
 
 def test_chain_on_several_nodes_gives_the_datasets_of_the_local_run(cluster, snakemake, tmp_path):
     run = snakemake(full_checkout(tmp_path / "cluster"), "r0050_hits.cxi")
+    maxwell = snakemake(full_checkout(tmp_path / "maxwell"), "r0050_hits.cxi", profile="profiles/maxwell")
     local = full_checkout(tmp_path / "local")
     run_locally(local, cluster.env)
-    run.succeed(400)
-    assert_same_results(run.checkout / "demo", local / "demo")
+    for profile, each in (("slurm", run), ("maxwell", maxwell)):
+        each.succeed(400)
+        assert_same_results(each.checkout / "demo", local / "demo")
+        jobs = cluster.jobs_of(each)
+        assert {job["State"] for job in jobs} == {"COMPLETED"}
+        assert len({job["NodeList"] for job in jobs}) > 1
+        assert submitted(jobs, profile) == expected(each.text, profile)
+        assert not list(each.checkout.rglob("slurm_logs/**/*.log")), "only failed jobs keep Slurm's log"
+        assert "Nothing to be done" in snakemake(each.checkout, "r0050_hits.cxi").succeed().text
 
-    jobs = cluster.jobs_of(run)
-    assert {job["State"] for job in jobs} == {"COMPLETED"}
-    assert len({job["NodeList"] for job in jobs}) > 1
-    submitted = Counter(re.sub(r"^rule_|_wildcards_.*$", "", job["Comment"]) for job in jobs)
-    assert submitted == {rule: n for rule, n in planned_jobs(run.text).items() if rule not in LOCAL_RULES}
-    assert not list(run.checkout.rglob("slurm_logs/**/*.log")), "only failed jobs keep Slurm's log"
-    assert "Nothing to be done" in snakemake(run.checkout, "r0050_hits.cxi").succeed().text
+
+def submitted(jobs, profile):
+    """Number of Slurm jobs by rule or group, by their comments."""
+    groups = set(groups_of(profile).values())
+    names = [job["Comment"].removeprefix("rule_").split("_wildcards_")[0] for job in jobs]
+    return Counter(name.split("_")[0] if name.split("_")[0] in groups else name for name in names)
+
+
+def expected(text, profile):
+    """Number of Slurm jobs by rule or group: all that is planned, but none for local rules and one for each group."""
+    groups = groups_of(profile)
+    planned = {rule: number for rule, number in planned_jobs(text).items() if rule not in LOCAL_RULES}
+    return {rule: n for rule, n in planned.items() if rule not in groups} | dict.fromkeys(groups.values(), 1)
 
 
 def planned_jobs(text):

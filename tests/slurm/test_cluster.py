@@ -11,7 +11,7 @@ def test_jobs_of_one_start_run_on_several_nodes_and_appear_in_accounting(cluster
         rule name_node:
             output:
                 "{number}.txt",
-            threads: 3
+            threads: 5
             resources:
                 mem_mb=300,
                 runtime=5,
