@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, missing_programs, wait_for
-from cluster_runs import Run
+
+from slurm.cluster import Cluster, missing_programs, wait_for
+from slurm.cluster_runs import Run
 
 HERE = Path(__file__).resolve().parent
 

@@ -7,7 +7,8 @@ from collections import Counter
 
 import h5py
 import numpy as np
-from cluster_runs import full_checkout, groups_of
+
+from slurm.cluster_runs import full_checkout, groups_of
 
 LOCAL_RULES = {"accept_run", "link_hits", "link_emc", "link_events", "link_powder"}
 

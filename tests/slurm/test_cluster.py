@@ -1,7 +1,7 @@
 """The cluster itself, and what the profile makes of a job."""
 
-from cluster import NODES
-from cluster_runs import small_checkout
+from slurm.cluster import NODES
+from slurm.cluster_runs import small_checkout
 
 
 def test_jobs_of_one_start_run_on_several_nodes_and_appear_in_accounting(cluster, snakemake, tmp_path):

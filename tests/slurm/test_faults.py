@@ -8,8 +8,9 @@ import subprocess
 
 import h5py
 import pytest
-from cluster import wait_for
-from cluster_runs import Run, change_config, full_checkout, small_checkout
+
+from slurm.cluster import wait_for
+from slurm.cluster_runs import Run, change_config, full_checkout, small_checkout
 
 # Snakemake asks for states sooner than the profile says, as this cluster's clocks are faster than a facility's.
 OFTEN = ("--slurm-init-seconds-before-status-checks", "2")

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from cluster import wait_for
-from cluster_runs import full_checkout
+from slurm.cluster import wait_for
+from slurm.cluster_runs import full_checkout
 
 TARGET = "../data/proc/r0050/CORR-R0050-AGIPD00-S00000.h5"
 

@@ -2,7 +2,7 @@
 
 import re
 
-from cluster_runs import REPOSITORY, groups_of, profile_of
+from slurm.cluster_runs import REPOSITORY, groups_of, profile_of
 
 OF_THE_SITE = {"groups", "cores", "jobs", "slurm-init-seconds-before-status-checks", "seconds-between-status-checks"}
 
