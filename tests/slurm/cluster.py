@@ -139,13 +139,16 @@ class Cluster:
         wait_for(lambda: self._idle_nodes() == {*NODES, *FRAIL_NODES}, 60, "the nodes to come up", self._logs)
 
     def stop(self):
-        """Cancel all jobs, then stop all daemons."""
+        """Cancel all jobs, stop all daemons, and kill what is left of jobs that outlived theirs."""
         for command in (["scancel", "--full", "--signal=KILL", "--state=running"], ["scancel", "--state=pending"]):
             self.run(*command, check=False)
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: not self.run("squeue", "--noheader", check=False).strip(), 10, "jobs to end")
         for name in (*NODES, *FRAIL_NODES, "slurmctld", "slurmdbd", "mariadbd"):
             self._stop(name)
+        for pid in _processes():
+            if self._job_of(pid):
+                _kill(pid)
 
     # Its parts
 
