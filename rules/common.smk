@@ -310,7 +310,8 @@ def module_minutes(per_gb, least=10):
 
 
 def litpixels_memory(wildcards, threads, attempt):
-    return attempt * litpixels_mb(stream_of(wildcards), threads)
+    # On a cluster snakemake itself is started twice in each job.
+    return attempt * (300 + litpixels_mb(stream_of(wildcards), threads))
 
 
 # Targets
