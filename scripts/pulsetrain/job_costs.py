@@ -130,27 +130,31 @@ def short_reasons(reason):
 
 
 def _changed_params(text):
-    """Say which parameters differ: code and files by name, values before and now."""
+    """Say which parameters differ: code, files and settings by name, values before and now."""
     match = re.search(r"before: (.*) now: (.*?)\s*(?:; Software environment.*)?$", text, flags=re.DOTALL)
     if not match:
         return ["parameters changed"]
     before, now = _values(match[1]), _values(match[2])
     if before is None or now is None:
         return ["parameters changed"]
-    files, values = {}, []
+    names = {}
     for old in [value for value in before if isinstance(value, dict)]:
         new = next((value for value in now if isinstance(value, dict) and set(value) & set(old)), {})
-        files |= {name: None for name in {*old, *new} if old.get(name) != new.get(name)}
-    code = sorted(name for name in files if str(name).endswith(".py"))
-    others = sorted(str(name) for name in files if name not in code)
+        names |= {str(name): (old.get(name), new.get(name)) for name in {*old, *new} if old.get(name) != new.get(name)}
+    settings = sorted(name for name in names if name.isidentifier())  # of the parameter that holds them by name
+    code = sorted(name for name in names if name.endswith(".py"))
+    files = sorted(set(names) - {*settings, *code})
+    told = [f"code changed: {_first(code)}"] if code else []
+    told += [f"files changed: {_first(files)}"] if files else []
+    if settings:
+        return told + [f"{name} is now {names[name][1]!r}, was {names[name][0]!r}" for name in settings]
     plain = [sorted({repr(value) for value in side if not isinstance(value, dict)}) for side in (before, now)]
+    values = []
     if any(plain):
         was, now_is = (", ".join(side[:3]) for side in plain)
         values = [
             f"a parameter is now {now_is}" + (f", was {was}" if was else "") if now_is else f"{was} was taken out"
         ]
-    told = [f"code changed: {_first(code)}"] if code else []
-    told += [f"files or settings changed: {_first(others)}"] if others else []
     return told + values or ["parameters changed"]
 
 

@@ -58,6 +58,7 @@ def is_as_planned(outputs, rule, params):
     bool
     """
     planned = dict(params)
+    planned.pop("named", None)  # as begin_job leaves it out
     planned = {
         "rule": rule,
         "code": planned.pop("code", None),

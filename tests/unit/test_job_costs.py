@@ -68,7 +68,7 @@ CHANGED = "Params have changed since last execution: Union of exclusive params b
         (
             f"Set of input files has changed since last execution; {CHANGED}before: {{'CORR-S00000.h5': 1}} "
             "now: {'CORR-S00000.h5': 1, 'CORR-S00001.h5': 1} ",
-            ["other input files", "files or settings changed: CORR-S00001.h5"],
+            ["other input files", "files changed: CORR-S00001.h5"],
         ),
         ("Something new in snakemake", ["unknown reason: Something new in snakemake"]),
     ],

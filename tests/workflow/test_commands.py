@@ -70,11 +70,11 @@ def test_plan_tells_what_is_stale_why_and_what_it_costs(night):
     words += ["--configfile", str(place / "changed.yaml")]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=place)
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
-    assert "2 x a parameter is now 5.5, was 1.25" in lines["find_hits"]
+    assert "2 x threshold_sigma is now 5.5, was 1.25" in lines["find_hits"]
     assert lines["find_hits"].split()[1] == "2"
     assert "unknown" in lines["write_cxi"], "it was never measured in this scratch directory"
     assert "unknown" not in lines["find_hits"]
-    assert "1 x a parameter is now 5.5, was 1.25" in lines["0052"]
+    assert "1 x threshold_sigma is now 5.5, was 1.25" in lines["0052"]
     assert " jobs of 2 runs, 36 frames, 0 B of detector data to read" in done.stdout
     assert "jobs that were never measured here: " in lines["without"]
     # The scratch directory is as before: it was a plan.
