@@ -101,15 +101,18 @@ def dark_level(values):
     place = np.clip(values * np.float32(64) + np.float32(513), 0, 1025).astype(int) - 1  # bins of 1/64 photon
     counts = np.bincount(place[(place >= 0) & (place < 1024)], minlength=1024)
     window = np.convolve(counts, np.ones(32, int), "valid")  # half a photon
-    enough = np.flatnonzero(8 * window >= len(values))
+    enough = np.flatnonzero(10 * window >= len(values))
     if len(values) < COMMON_MODE_PIXELS or not len(enough):
         return np.float32(0)
     first = enough[0]
     middle = first + np.argmax(window[first : first + 33]) + 16
-    if 32 * (place < max(middle - 32, 0)).sum() > len(values):
+    if 48 * (place < max(middle - 32, 0)).sum() > len(values):
         return np.float32(0)
-    dark = np.sort(place[(place >= max(middle - 32, 0)) & (place < min(middle + 32, 1024))])
-    return np.float32((dark[(len(dark) - 1) // 2] + 0.5) / 64 - 8)
+    for _ in range(3):
+        dark = np.sort(place[(place >= max(middle - 32, 0)) & (place <= middle + 32) & (place < 1024)])
+        middle = dark[(len(dark) - 1) // 2]
+    within = (0.5 * len(dark) - (dark < middle).sum()) / (dark == middle).sum()
+    return np.float32((middle + within) / 64 - 8)
 
 
 def read_emc(path):

@@ -34,8 +34,10 @@ COMMON_MODE_PIXELS = 1024  # fewer dark pixels than a quarter of the ASIC give n
 LEVEL_STEPS = 64  # bins per photon, in which the baseline is looked for
 LEVEL_REACH = 8  # photons up and down
 LEVEL_BINS = 2 * LEVEL_REACH * LEVEL_STEPS
-LEVEL_SHARE = 8  # the dark pixels must be an eighth of the pixels in stage 0, within half a photon
-LEVEL_BELOW = 32  # and at most so small a part may lie more than half a photon below them
+LEVEL_SHARE = 10  # the dark pixels must be a tenth of the pixels in stage 0, within half a photon
+LEVEL_BELOW = 48  # and at most so small a part may lie more than half a photon below them: with Poisson's law, where
+# the dark pixels are fewer than that, the pixels of one photon are fewer than a tenth
+LEVEL_ROUNDS = 3
 
 # how values become photons
 BYTES, WHOLE, FLOATS, INTEGERS, RAW = range(5)
@@ -657,10 +659,11 @@ def baseline_level(values, offset, gain, limit, cell, mask):
     """Find the level of a module's dark pixels in a raw frame.
 
     The good pixels in stage 0 are counted in bins of 1/64 photon up to 8 photons either way. Photons only add, so that
-    the dark pixels are the first half photon, from below, that an eighth of all pixels fall into, moved up to where it
-    holds most of them. The level is the median of the pixels within half a photon of its middle. It is 0 if there is
-    no such half photon, or if more than 1/32 of the pixels lie more than half a photon below its middle, so that it may
-    as well be the first photon of a bright image; or if fewer than 1024 pixels are left to look at.
+    the dark pixels are the first half photon, from below, that a tenth of all pixels fall into, moved up to where it
+    holds most of them. The level is the median of the pixels within half a photon of its middle, and then, twice more,
+    of those within half a photon of that median. It is 0 if there is no such half photon, or if more than 1/48 of the
+    pixels lie more than half a photon below its middle, so that it may as well be the first photon of a bright image;
+    or if fewer than 1024 pixels are left to look at.
 
     Parameters
     ----------
@@ -672,7 +675,7 @@ def baseline_level(values, offset, gain, limit, cell, mask):
     Returns
     -------
     float32
-        [photons], the middle of a bin.
+        [photons]
     """
     analog = values[:PIXELS]
     digital = values[PIXELS : 2 * PIXELS]
@@ -737,16 +740,21 @@ def level_of(counts):
     if first < 0:
         return F32(0)
     middle = best + half // 2
-    begin, end = max(middle - half, 0), min(middle + half, LEVEL_BINS)
-    if LEVEL_BELOW * counts[: 1 + begin].sum() > total:
+    if LEVEL_BELOW * counts[: 1 + max(middle - half, 0)].sum() > total:
         return F32(0)
-    dark = counts[1 + begin : 1 + end].sum()
-    seen = 0
-    for i in range(begin, end):
-        seen += counts[1 + i]
-        if 2 * seen >= dark:
-            return F32((i + 0.5) / LEVEL_STEPS - LEVEL_REACH)
-    return F32(0)
+    # Again about the level that was found: in a window beside it, one flank would hold more pixels of one photon.
+    level = 0.0
+    for _ in range(LEVEL_ROUNDS):
+        begin, end = max(middle - half, 0), min(middle + half + 1, LEVEL_BINS)
+        dark = counts[1 + begin : 1 + end].sum()
+        seen = 0
+        for i in range(begin, end):
+            if 2 * (seen + counts[1 + i]) >= dark:
+                level = i + (0.5 * dark - seen) / counts[1 + i]
+                middle = i
+                break
+            seen += counts[1 + i]
+    return F32(level / LEVEL_STEPS - LEVEL_REACH)
 
 
 @njit(cache=True, nogil=True)
