@@ -64,6 +64,21 @@ def run_row(run):
     return RUNS[run]
 
 
+def runs_of_kind(kind):
+    """Runs of the run table of one kind."""
+    return [run for run, row in RUNS.items() if row["kind"] == kind]
+
+
+def row_of_kind(run, kind):
+    """Row of the run table for a run that must be of a kind."""
+    row = run_row(run)
+    if row["kind"] != kind:
+        raise WorkflowError(
+            f"run {run} is of kind {row['kind']} in the run table {RUN_TABLE}; set kind: {kind} there to make this of it"
+        )
+    return row
+
+
 def stream_of(wildcards):
     return run_row(wildcards.run)["stream"]
 
@@ -215,6 +230,11 @@ def source_sizes(kind):
 
 def constants_directory(run):
     name = run_row(run)["calibration"]
+    if not name:
+        raise WorkflowError(
+            f"run {run} has stream raw and no calibration; name one of `calibrations` in the column calibration of "
+            f"{RUN_TABLE}"
+        )
     entry = config["calibrations"][name]
     if entry["constants"] is None:
         if settings_of.is_made(entry) or config["simulate"] is not None:
@@ -318,13 +338,19 @@ def litpixels_memory(wildcards, threads, attempt):
 
 
 def all_targets():
-    """The hits of every run, which ask for all else; with simulated data also the truth."""
-    targets = [f"r{run}_hits.cxi" for run in RUNS]
+    """What the kind of every run asks for; with simulated data also the truth."""
+    return hits_targets()
+
+
+def hits_targets():
+    """The hits of every run of this kind, which ask for all else."""
+    runs = runs_of_kind("hits")
+    targets = [f"r{run}_hits.cxi" for run in runs]
     if config["simulate"] is not None:
-        targets += [f"{DATA}/truth/spb_r{run}.h5" for run in RUNS]
+        targets += [f"{DATA}/truth/spb_r{run}.h5" for run in runs]
         targets += [
             f"{DATA}/truth/calibration_{name}_m{module}.h5"
-            for name in sorted({row["calibration"] for row in RUNS.values()} & set(MADE_CALIBRATIONS))
+            for name in sorted({RUNS[run]["calibration"] for run in runs} & set(MADE_CALIBRATIONS))
             for module in calibration_modules(name)
         ]
     return targets

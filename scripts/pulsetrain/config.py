@@ -180,7 +180,7 @@ def unknown_run(run, runs, table):
 
 def _calibration_problems(row, calibrations):
     name = row["calibration"]
-    if row["stream"] == "raw" and not name:
+    if row["kind"] == "hits" and row["stream"] == "raw" and not name:
         yield f"run {row['run']} has stream raw, which needs a name of `calibrations` in the column calibration"
     elif name and name not in calibrations:
         yield (
