@@ -57,8 +57,18 @@ def note_call():
     record_call(".", getattr(workflow.scheduler._executor, "run_uuid", None))
 
 
+def prepare_jobs():
+    """Tell the jobs by which code they were planned; have Slurm asked for them often enough."""
+    from pulsetrain.provenance import hand_over_code
+    from pulsetrain.slurm_status import ask_steadily
+
+    hand_over_code(f"{rule.name}.py" for rule in workflow.rules)
+    ask_steadily(workflow.scheduler._executor)
+
+
 onstart:
     note_call()
+    prepare_jobs()
 
 
 onsuccess:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import h5py
 from pulsetrain import __version__
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+# The code of the call of snakemake that a job belongs to. Every job inherits it, on a cluster too, and plans once more
+# when it starts: what that says is the code of that moment, not of the call.
+CALL_CODE = "PULSETRAIN_CALL_CODE"
 
 
 def code_of(script):
@@ -74,6 +78,21 @@ def _project_files(module):
                 yield path
 
 
+def hand_over_code(scripts):
+    """Tell all jobs of this call of snakemake by which code they were planned.
+
+    Parameters
+    ----------
+    scripts : iterable of str
+        File names in ``scripts/``; those that do not exist are left out.
+    """
+    code = {}
+    for script in scripts:
+        if (SCRIPTS / script).is_file():
+            code |= code_of(script)
+    os.environ[CALL_CODE] = json.dumps(code)
+
+
 def begin_job(rule, params, inputs, log):
     """Start a job: open its log, check its code, and collect what its outputs will say of their origin.
 
@@ -82,7 +101,8 @@ def begin_job(rule, params, inputs, log):
     rule : str
         Name of the rule and of its script.
     params : dict
-        The rule's parameters; ``params["code"]`` is what :func:`code_of` gave when the job was planned.
+        The rule's parameters; ``params["code"]`` is what :func:`code_of` gave when the job was planned, which on a
+        cluster is when it started. What :func:`hand_over_code` told counts more.
     inputs : list of str
         Input files.
     log : str
@@ -96,18 +116,22 @@ def begin_job(rule, params, inputs, log):
     Raises
     ------
     RuntimeError
-        If the code was edited between planning and now.
+        If the code was edited between the start of snakemake and now.
     """
     _log_to(log)
     params = dict(params)
     planned = params.pop("code")
     params.pop("named", None)  # the same values once more, so that Snakemake sees them change
     running = code_of(f"{rule}.py")
-    changed = sorted(name for name in {*planned, *running} if planned.get(name) != running.get(name))
+    if CALL_CODE in os.environ:
+        planned = json.loads(os.environ[CALL_CODE])
+    # A file that is not imported any more is missed by the file that imported it, which has changed then.
+    changed = sorted(name for name in running if planned.get(name) != running[name])
     if changed:
         raise RuntimeError(
             f"{', '.join(changed)} changed after this {rule} job was planned, so its result would not be what the "
-            "plan says. Start snakemake again: it will plan with the code as it is now."
+            "plan says. Undo the edit, and the jobs that have not started go on; or end snakemake (Ctrl-C) and start "
+            "it again: it will plan with the code as it is now."
         )
     _allow_many_open_files()
     files = {name: Path(name).stat().st_size for name in sorted(set(map(str, inputs))) if Path(name).is_file()}

@@ -28,6 +28,6 @@ def test_nothing_waits_for_ever_by_the_profile():
         profile = profile_of(name)
         # The executor forgets its jobs when all attempts of one question fail; these last for a day.
         assert profile["slurm-status-attempts"] / profile["max-status-checks-per-second"] >= 86400
-        # It does not understand how sacct names a cancelled job.
-        assert profile["slurm-status-command"] == "squeue"
+        # squeue forgets ended jobs; what it has forgotten is waited for.
+        assert profile["slurm-status-command"] == "sacct"
         assert profile["slurm-requeue"] is True

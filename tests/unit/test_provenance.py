@@ -73,6 +73,20 @@ def test_job_stops_when_the_code_was_edited_after_planning(small_project):
         begin_job("a", {"code": planned}, [], str(small_project / "log"))
 
 
+def test_job_stops_when_it_was_planned_again_with_code_edited_after_the_call(small_project, monkeypatch):
+    monkeypatch.setenv(provenance.CALL_CODE, "")
+    provenance.hand_over_code(["a.py", "c.py", "no_script_of_this_rule.py"])
+    log = str(small_project / "log")
+    provenance._read_module.cache_clear()
+    (small_project / "lib" / "kernels.py").write_text("import scipy\n")
+    with pytest.raises(RuntimeError, match=r"^lib/kernels.py changed after this a job was planned"):
+        begin_job("a", {"code": code_of("a.py")}, [], log)
+    assert begin_job("c", {"code": code_of("c.py")}, [], log)["rule"] == "c"
+    provenance._read_module.cache_clear()
+    (small_project / "lib" / "kernels.py").write_text("import numpy\n")
+    assert begin_job("a", {"code": code_of("a.py")}, [], log)["rule"] == "a"
+
+
 def test_job_gives_provenance(small_project):
     (small_project / "in.h5").write_bytes(b"1234")
     given = {"code": code_of("a.py"), "sigma": 4.0, "modules": [1, 2]}
