@@ -284,7 +284,7 @@ def read_train_values(path, source, key):
         except OSError as error:
             raise _broken_hdf5(error, Path(path).stat().st_size) from error
     good = np.flatnonzero(entry_faults(index, len(values), row_train_id) == 0)
-    good = good[_single_copies(index.train_id[good], index.suspect[good])]
+    good = good[single_copies(index.train_id[good], index.suspect[good])]
     return index.train_id[good], values, index.first[good], index.count[good]
 
 
@@ -325,7 +325,7 @@ def _find_key(file, source, key):
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def _single_copies(train_id, suspect):
+def single_copies(train_id, suspect):
     """Entries of trains that have one copy, or one that is not suspect: (E,) bool."""
     _, place, copies = np.unique(train_id, return_inverse=True, return_counts=True)
     unsuspect = np.bincount(place, weights=~suspect, minlength=len(copies))

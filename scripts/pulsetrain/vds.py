@@ -56,7 +56,7 @@ def make_vds(frames, vds, control, detector, stream, proc_units, photon_energy_k
     layout = read_layout(frames)
     if layout.attributes["stream"] != stream:
         raise ValueError(f"{frames} is of stream {layout.attributes['stream']!r}; expected {stream!r}")
-    _require_unchanged(frames, layout)
+    require_unchanged(frames, layout)
     units, units_source = find_units(frames, layout, proc_units)
     energy, energy_source = find_photon_energy(control, xgm, photon_energy_kev)
     log.info("units: %s (%s); photon energy: %.4f keV (%s)", units, units_source, energy, energy_source)
@@ -100,7 +100,8 @@ def _map_images(image, layout, stream):
     image.create_virtual_dataset("data", virtual, fillvalue=fill)
 
 
-def _require_unchanged(frames, layout):
+def require_unchanged(frames, layout):
+    """Raise if a source file of the frame table `frames` is not as check_run saw it, in size or INDEX."""
     changed = []
     for number in np.unique(layout.segments["file"]):
         recorded = layout.files.iloc[number]
