@@ -50,9 +50,9 @@ def _read(name):
 
 def _section(inner):
     options = [inner, *inner.get("anyOf", [])]
-    if isinstance(inner.get("additionalProperties"), dict):
-        named = inner["additionalProperties"]["properties"]
-        return {"properties": {f"<name>.{key}": value for key, value in named.items()}}
+    named = inner.get("additionalProperties")
+    if isinstance(named, dict) and "properties" in named:
+        return {"properties": {f"<name>.{key}": value for key, value in named["properties"].items()}}
     return next((option for option in options if "properties" in option), None)
 
 
@@ -60,11 +60,12 @@ def _flat(properties):
     """Keys of nested sections with dots in their names, as the configuration has them."""
     flat = {}
     for name, inner in properties.items():
-        if "properties" in inner:
-            for key, value in _flat(inner["properties"]).items():
-                flat[f"{name}.{key}"] = value
-        else:
+        body = _section(inner)
+        if body is None or "anyOf" in inner:
             flat[name] = inner
+        if body is not None:
+            for key, value in _flat(body["properties"]).items():
+                flat[f"{name}.{key}"] = value
     return flat
 
 
@@ -91,6 +92,8 @@ def _default(inner):
 
 
 def _allowed(inner):
+    if "anyOf" in inner:
+        return " or ".join("section" if "properties" in option else option["type"] for option in inner["anyOf"])
     if "enum" in inner:
         return ", ".join(f"`{value}`" for value in inner["enum"])
     kinds = inner.get("type", "string")

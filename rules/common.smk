@@ -79,6 +79,16 @@ def row_of_kind(run, kind):
     return row
 
 
+def detector_of(run):
+    """The detector of a run, by its kind: name, modules in use, how many a train needs, how its files are called."""
+    if run_row(run)["kind"] == "dssc":
+        # Each module is averaged for itself, so that a train needs no other module.
+        of_kind = {"name": config["dssc"]["detector"], "files": "DSSC", "min_modules": 1}
+        return of_kind | {"modules": sorted(config["dssc"]["modules"])}
+    of_kind = {"name": DETECTOR["name"], "files": "AGIPD", "min_modules": config["integrity"]["min_modules"]}
+    return of_kind | {"modules": sorted(DETECTOR["modules"])}
+
+
 def stream_of(wildcards):
     return run_row(wildcards.run)["stream"]
 
@@ -163,10 +173,8 @@ def run_sources(run):
     """Files of a run: {"modules": {path: size}, "control": {path: size}}; sizes are None for simulated ones."""
     stream = run_row(run)["stream"]
     if config["simulate"] is not None:
-        from pulsetrain.simulate_files import run_files
-
         refuse_real_data(run)
-        files = run_files(str(DATA_ROOT), simulated_settings(), int(run), stream)
+        files = simulated_run_files(run)
         modules = [from_scratch(path) for paths in files["modules"].values() for path in paths]
         control = [from_scratch(path) for path in files["control"]]
         return {"modules": dict.fromkeys(sorted(modules)), "control": dict.fromkeys(sorted(control))}
@@ -177,9 +185,10 @@ def run_sources(run):
     directories = {name: DATA_ROOT / name / f"r{run}" for name in ("raw", "proc")}
     listed = {name: directory_files(directory) for name, directory in directories.items()}
     modules = {}
+    detector = detector_of(run)
+    wanted = {f"{detector['files']}{module:02d}" for module in detector["modules"]}
     for name, size in (listed[stream] or {}).items():
-        match = EXDF_FILE.match(name)
-        if re.fullmatch(r"AGIPD\d\d", match[3]) and match[3][-2:] in MODULES:
+        if EXDF_FILE.match(name)[3] in wanted:
             modules[f"{DATA}/{stream}/r{run}/{name}"] = size
     if not modules:
         raise WorkflowError(missing_run(run, stream, directories, listed))
@@ -192,11 +201,22 @@ def run_sources(run):
     return {"modules": modules, "control": control}
 
 
+def simulated_run_files(run):
+    """Files that the simulator writes for a run: {"modules": {module: [path, ...]}, "control": [path, ...]}."""
+    from pulsetrain.simulate_files import run_files
+
+    if run_row(run)["kind"] == "dssc":
+        return simulated_dssc_files(run)
+    return run_files(str(DATA_ROOT), simulated_settings(), int(run), run_row(run)["stream"])
+
+
 def missing_run(run, stream, directories, listed):
     """What to say when a run has no module files in the directory of its stream."""
     other = "raw" if stream == "proc" else "proc"
     found = (
-        "does not exist" if listed[stream] is None else "holds no files like *-AGIPD00-S00000.h5 of the modules in use"
+        "does not exist"
+        if listed[stream] is None
+        else f"holds no files like *-{detector_of(run)['files']}00-S00000.h5 of the modules in use"
     )
     message = f"run {run}: the directory {directories[stream]} {found}"
     if listed[other]:
@@ -217,6 +237,8 @@ def source_sizes(kind):
 
     def sizes(wildcards):
         if config["simulate"] is not None:
+            if run_row(wildcards.run)["kind"] == "dssc":
+                return simulated_dssc_sizes(wildcards.run)
             code = code_of("simulate_module.py") | code_of("simulate_control.py")
             text = json.dumps([simulated_settings(), code, file_sha256(from_checkout(DETECTOR["geometry"]))])
             return {"simulated": hashlib.sha256(text.encode()).hexdigest()[:12]}

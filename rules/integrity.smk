@@ -26,15 +26,13 @@ rule check_run:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         **named(
-            min_modules=config["integrity"]["min_modules"],
             max_lost=config["integrity"]["max_lost"],
             policy=config["integrity"]["policy"],
         ),
         code=code_of("check_run.py"),
         run=lambda wildcards: int(wildcards.run),
         stream=stream_of,
-        detector=DETECTOR["name"],
-        modules=sorted(DETECTOR["modules"]),
+        detector=lambda wildcards: detector_of(wildcards.run),
         sizes=source_sizes("modules"),
     message:
         "run {wildcards.run}: checking {params.stream} files"

@@ -6,6 +6,7 @@ N_MODULES = 16
 MODULE_SHAPE = (512, 128)  # (slow_scan, fast_scan), European XFEL orientation
 PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 LAB_SHAPE = (128, 512)  # orientation of the laboratory's calibration files
+DSSC_SHAPE = (128, 512)  # a module of the DSSC-1M, (slow_scan, fast_scan); the one thing here that is not AGIPD's
 PIXEL_SIZE_M = 2e-4  # https://doi.org/10.1107/S1600577518016077, section 2
 ASIC_PIXELS = 64
 HC_EV_M = 1.23984198433e-6  # h*c / e [eV m], CODATA 2018 (exact)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from pulsetrain.detector import MODULE_SHAPE
+from pulsetrain.detector import DSSC_SHAPE, MODULE_SHAPE
 from pulsetrain.exdf import (
     ENTRY_FAULTS,
     BrokenFile,
@@ -22,7 +22,10 @@ from pulsetrain.exdf import (
 
 # State of a train in a module; the number is what /trains/coverage of the frames file holds.
 COVERAGE = ("whole", "absent", *ENTRY_FAULTS[1:], "repeated_pulse", "appears_twice")
-RAW_IMAGE = (2, *MODULE_SHAPE)
+IMAGE_SHAPES = {  # of one frame in the files, by detector and stream
+    "AGIPD": {"raw": (2, *MODULE_SHAPE), "proc": MODULE_SHAPE},
+    "DSSC": {"raw": (1, *DSSC_SHAPE)},
+}
 ID_TYPES = {"trainId": "u8", "pulseId": "u8", "cellId": "u2"}
 DATA_TYPES = {"raw": ("uint16",), "proc": ("uint8", "uint16", "float32")}
 
@@ -180,7 +183,7 @@ def read_module_file(path, run, stream, detector, module, planned_size=None, dat
         if len(index.train_id) == 0 and f"INSTRUMENT/{source}/image" not in file:
             ids = [np.empty(0, dtype) for dtype in ID_TYPES.values()]
         else:
-            ids = _read_ids(file, source, stream, data_dtype)
+            ids = _read_ids(file, source, IMAGE_SHAPES["DSSC" if "_DSSC" in detector else "AGIPD"], stream, data_dtype)
         has_mask = stream == "raw" or len(ids[0]) == 0 or f"INSTRUMENT/{source}/image/mask" in file
         after = Path(path).stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -195,13 +198,13 @@ def read_module_file(path, run, stream, detector, module, planned_size=None, dat
     return ModuleFile(path, sequence, size, n_rows, source, metadata, index, digest, *ids, has_mask, problem="")
 
 
-def _read_ids(file, source, stream, data_dtype):
+def _read_ids(file, source, shapes, stream, data_dtype):
     image = f"INSTRUMENT/{source}/image"
     data = _dataset(file, f"{image}/data")
-    expected = RAW_IMAGE if stream == "raw" else MODULE_SHAPE
+    expected = shapes[stream]
     if data.shape[1:] != expected:
         other = "proc" if stream == "raw" else "raw"
-        is_other = data.shape[1:] == (MODULE_SHAPE if stream == "raw" else RAW_IMAGE)
+        is_other = data.shape[1:] == shapes.get(other)
         raise BrokenFile(
             "wrong_shape",
             f"{image}/data: found shape {data.shape}; expected (frames, {', '.join(map(str, expected))})",
