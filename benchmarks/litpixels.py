@@ -22,7 +22,7 @@ from common import forget, interleaved, report
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from pulsetrain.constants import prepare_constants  # noqa: E402
-from pulsetrain.kernels import PIXELS  # noqa: E402
+from pulsetrain.detector import PIXELS  # noqa: E402
 from pulsetrain.layout import RunLayout  # noqa: E402
 from pulsetrain.litpixels import count_frames  # noqa: E402
 from pulsetrain.photons import Conversion  # noqa: E402

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 
-from pulsetrain.detector import MODULE_SHAPE, N_MODULES
-from pulsetrain.kernels import PIXELS, add_frames
+from pulsetrain.detector import MODULE_SHAPE, N_MODULES, PIXELS
+from pulsetrain.kernels import add_frames
 from pulsetrain.output import new_h5, write_array
 from pulsetrain.photon_frames import photon_blocks
 from pulsetrain.progress import progress

@@ -19,11 +19,12 @@ from pulsetrain.chunks import (
 )
 from pulsetrain.constants import good_bytes, open_mask, read_constants, read_good_pixels, read_mask
 from pulsetrain.detector import MODULE_SHAPE, PIXELS
-from pulsetrain.kernels import FULL, LIT, MOST_PHOTONS, PHOTONS, REGION, count_share
+from pulsetrain.kernels import FULL, LIT, PHOTONS, REGION, count_share
 from pulsetrain.layout import read_layout, source_path, source_rows
 from pulsetrain.output import new_h5, write_array
 from pulsetrain.photons import check_image, flags_of, raise_if_damaged, recipe_of, run_constants, run_conversion
 from pulsetrain.progress import progress
+from pulsetrain.raw_kernels import MOST_PHOTONS
 
 FLAGGED_FRAMES = 128  # frames per block with their uint32 masks: 32 MB of masks
 SHARES = 16  # parts per thread that a block is divided into: small enough that no thread waits long for another

@@ -15,10 +15,9 @@ from pixel_runs import (
 )
 from reference import dark_level
 
-from pulsetrain import decode, kernels
+from pulsetrain import decode, kernels, raw_kernels
 from pulsetrain.constants import prepare_constants
-from pulsetrain.detector import LAB_SHAPE
-from pulsetrain.kernels import PIXELS
+from pulsetrain.detector import LAB_SHAPE, PIXELS
 
 HALF = np.float32(0.5)
 
@@ -188,7 +187,7 @@ def test_raw_frames_become_photons_as_in_numpy(common_mode, baseline_shift, bad,
             flat = values[frame].reshape(-1)
             arrays = (calibration.offset, calibration.gain, calibration.limit, cell, mask_)
             kernels.frame_shifts(flat, cell, mask_, recipe_for(calibration, common_mode, baseline_shift), shifts)
-            full = kernels.raw_photons(flat, *arrays, shifts, HALF, photons)
+            full = raw_kernels.raw_photons(flat, *arrays, shifts, HALF, photons)
             expected = raw_reference(
                 values[frame],
                 offset[:, cell],
@@ -217,8 +216,8 @@ def test_the_common_mode_is_taken_off():
     values[0], values[1] = np.rint(clean + np.clip(shift, -28, 28)), 6000
     photons, shifts = np.empty(PIXELS, "u2"), np.zeros((8, 128), "f4")
     arrays = (calibration.offset, calibration.gain, calibration.limit, 0, np.full(PIXELS, 255, "u1"))
-    kernels.common_modes(values.reshape(-1), *arrays, np.float32(0), shifts)
-    kernels.raw_photons(values.reshape(-1), *arrays, shifts, HALF, photons)
+    raw_kernels.common_modes(values.reshape(-1), *arrays, np.float32(0), shifts)
+    raw_kernels.raw_photons(values.reshape(-1), *arrays, shifts, HALF, photons)
     np.testing.assert_array_equal(photons.reshape(512, 128), truth)
 
 
@@ -251,7 +250,7 @@ def test_the_baseline_is_found_up_to_two_photons_per_pixel(seed, mean, shift, no
     calibration, _ = constants_of(FLAT, 0, 1)
     frame, _ = shifted_frame(rng, mean, shift, noise)
     mask = random_mask(rng, bad)
-    level = kernels.baseline_level(frame, calibration.offset, calibration.gain, calibration.limit, 0, mask)
+    level = raw_kernels.baseline_level(frame, calibration.offset, calibration.gain, calibration.limit, 0, mask)
     assert level == dark_level(((frame[:PIXELS] - np.float32(5000)) / np.float32(64))[mask > 0])
     assert level == pytest.approx(shift, abs=0.02)
 
@@ -264,7 +263,7 @@ def test_bright_frames_lose_no_photons_to_the_baseline(seed, mean, shift, bad):
     calibration, _ = constants_of(FLAT, 0, 1)
     frame, _ = shifted_frame(rng, mean, shift, 0.12)
     mask = random_mask(rng, bad)
-    level = kernels.baseline_level(frame, calibration.offset, calibration.gain, calibration.limit, 0, mask)
+    level = raw_kernels.baseline_level(frame, calibration.offset, calibration.gain, calibration.limit, 0, mask)
     assert level == dark_level(((frame[:PIXELS] - np.float32(5000)) / np.float32(64))[mask > 0])
     assert level == 0 or level == pytest.approx(shift, abs=0.02)
 
@@ -281,7 +280,7 @@ def test_shifts_larger_than_half_a_photon_need_the_baseline(shift):
     for baseline_shift in (False, True):
         photons, shifts = np.empty(PIXELS, "u2"), np.zeros((8, 128), "f4")
         kernels.frame_shifts(frame, 0, mask, recipe_for(calibration, True, baseline_shift), shifts)
-        kernels.raw_photons(frame, *arrays, shifts, HALF, photons)
+        raw_kernels.raw_photons(frame, *arrays, shifts, HALF, photons)
         wrong[baseline_shift] = (photons != truth.reshape(-1)).mean()
     assert wrong[True] < 1e-4  # 0.5 photon is 6 sigma
     assert wrong[False] > 0.04
@@ -308,8 +307,8 @@ def test_energies_are_those_of_the_photons(common_mode, baseline_shift, module):
         arrays = (calibration.offset, calibration.gain, calibration.limit, 1, mask_)
         photons, kev, stage = np.empty(PIXELS, "u2"), np.empty(PIXELS, "f4"), np.empty(PIXELS, "i1")
         kernels.frame_shifts(flat, 1, mask_, recipe, shifts)
-        kernels.raw_photons(flat, *arrays, shifts, HALF, photons)
-        kernels.raw_energies(flat, *arrays, shifts, energy, kev, stage)
+        raw_kernels.raw_photons(flat, *arrays, shifts, HALF, photons)
+        raw_kernels.raw_energies(flat, *arrays, shifts, energy, kev, stage)
 
         digital = values[frame, 1].astype("i4")
         stage_ = (digital > threshold[0, 1]).astype(int) + (digital > threshold[1, 1])
