@@ -1,0 +1,103 @@
+"""Virtual datasets of some rows of many files, in few pieces."""
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from pulsetrain.integrity import cut_segments
+from pulsetrain.layout import SEGMENT_COLUMNS
+
+STRIPE_COLUMNS = ("file", "row", "row_stride", "frame", "frame_stride", "count", "block")
+
+
+def find_stripes(file, row, frame, period=1):
+    """Describe where frames come from by regular stripes: `count` blocks of `block` rows, `row_stride` rows apart.
+
+    HDF5 opens and reads a virtual dataset in a time that grows with the number of its pieces. One pulse of each of 250
+    trains of a file is one stripe, not 250 pieces.
+
+    Parameters
+    ----------
+    file, row, frame : ndarray of int, (F,)
+        Source file, row in it, and place in the virtual dataset; `frame` ascending.
+    period : int
+        Frames per train, if that is a fixed number: so many stripes lie inside each other.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns STRIPE_COLUMNS: frame ``frame + i * frame_stride + j`` is row ``row + i * row_stride + j`` of the
+        file, for i < count, j < block. Together the stripes hold each frame exactly once.
+    """
+    segments = cut_segments(0, file, row, frame)[list(SEGMENT_COLUMNS)[1:]].astype(np.int64)
+    segments["phase"] = segments["frame_start"] % period
+    stripes = []
+    for (number, _, block), held in segments.groupby(["file", "phase", "count"], sort=True):
+        rows, frames = held["source_start"].to_numpy(), held["frame_start"].to_numpy()
+        step = np.stack([np.diff(rows), np.diff(frames)])
+        # A selection in HDF5 runs upwards: rows out of order end a stripe.
+        changes = np.flatnonzero(np.any(step[:, 1:] != step[:, :-1], axis=0)) + 1
+        first = 0
+        while first < len(rows):
+            last = first
+            if first + 1 < len(rows) and step[0, first] >= block:
+                place = np.searchsorted(changes, first, side="right")
+                last = int(changes[place]) if place < len(changes) else len(rows) - 1
+            strides = step[:, first].tolist() if last > first else [block, block]
+            stripes.append((number, rows[first], strides[0], frames[first], strides[1], last - first + 1, block))
+            first = last + 1
+    return pd.DataFrame(stripes, columns=list(STRIPE_COLUMNS))
+
+
+def create_virtual(group, name, shape, dtype, fill):
+    """Begin a virtual dataset; see :func:`add_stripes` and :func:`finish_virtual`."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_fill_value(np.array(fill, dtype))
+    return group, name, tuple(shape), np.dtype(dtype), creation
+
+
+def add_stripes(virtual, stripes, files, place=(), source_place=()):
+    """Map stripes into a virtual dataset.
+
+    Parameters
+    ----------
+    virtual : tuple
+        From :func:`create_virtual`; its first axis is that of the frames.
+    stripes : pandas.DataFrame
+    files : list of (str, str, int)
+        Name as seen from the virtual file, dataset, and rows, of each source file.
+    place : tuple of int
+        Fixed indices after the first axis of the virtual dataset, such as the module.
+    source_place : tuple of int
+        The same in the source, which has `source_place` axes of unknown length there: (place, length) pairs.
+    """
+    _, _, shape, _, creation = virtual
+    tail = shape[1 + len(place) :]
+    shown = h5py.h5s.create_simple(shape)
+    for stripe in stripes.itertuples():
+        name, dataset, n_rows = files[stripe.file]
+        held = h5py.h5s.create_simple((n_rows, *(length for _, length in source_place), *tail))
+        _select(shown, stripe.frame, stripe.frame_stride, stripe.count, stripe.block, place, tail)
+        start = tuple(index for index, _ in source_place)
+        _select(held, stripe.row, stripe.row_stride, stripe.count, stripe.block, start, tail)
+        creation.set_virtual(shown, name.encode(), dataset.encode(), held)
+
+
+def _select(space, first, stride, count, block, place, tail):
+    ones = (1,) * (len(place) + len(tail))
+    start = (int(first), *place, *(0,) * len(tail))
+    size = (int(block), *(1,) * len(place), *tail)
+    # Along axes that are taken whole the stride has to be as long as the block.
+    steps = (int(stride), *size[1:])
+    space.select_hyperslab(start, (int(count), *ones), steps, size)
+
+
+def finish_virtual(virtual):
+    """Create the dataset in its file; without any frame it is an empty one, since HDF5 wants sources."""
+    group, name, shape, dtype, creation = virtual
+    if shape[0] == 0:
+        chunks = (1,) * (len(shape) - 2) + shape[-2:]
+        return group.create_dataset(name, shape, dtype, chunks=chunks, maxshape=(None, *shape[1:]))
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, creation)
+    return group[name]
