@@ -16,7 +16,7 @@ TEXT = h5py.string_dtype()
 
 # Numbers of karabo's enumerations Unit and MetricPrefix, as they stand in the attributes of the facility's files.
 UNITS = {"m": (2, "meter"), "J": (15, "joule"), "V": (18, "volt"), "s": (4, "second"), "Hz": (9, "hertz")}
-PREFIXES = {"": (10, ""), "u": (14, "micro"), "n": (15, "nano"), "M": (6, "mega")}
+PREFIXES = {"": (10, ""), "u": (14, "micro"), "n": (15, "nano"), "p": (16, "pico"), "M": (6, "mega")}
 
 
 def write_head(file, version, train_ids, flags, sources, run, sequence):
