@@ -44,6 +44,7 @@ include: "rules/plots.smk"
 include: "rules/plot_calibration.smk"
 include: "rules/links.smk"
 include: "rules/summary.smk"
+include: "rules/mid.smk"
 
 
 if config["simulate"] is not None:

@@ -238,7 +238,7 @@ def source_sizes(kind):
     def sizes(wildcards):
         if config["simulate"] is not None:
             if run_row(wildcards.run)["kind"] == "dssc":
-                return simulated_dssc_sizes(wildcards.run)
+                return simulated_dssc_sizes()
             code = code_of("simulate_module.py") | code_of("simulate_control.py")
             text = json.dumps([simulated_settings(), code, file_sha256(from_checkout(DETECTOR["geometry"]))])
             return {"simulated": hashlib.sha256(text.encode()).hexdigest()[:12]}
@@ -361,7 +361,7 @@ def litpixels_memory(wildcards, threads, attempt):
 
 def all_targets():
     """What the kind of every run asks for; with simulated data also the truth."""
-    return hits_targets()
+    return hits_targets() + mid_targets()
 
 
 def hits_targets():

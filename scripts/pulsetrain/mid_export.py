@@ -148,7 +148,7 @@ def summary_text(run, detector, modules, cameras, layout, selection):
     lines = [
         f"Run {run}",
         f"├── {len(trains)} trains (originally {found}){where}",
-        *(f"│   └── {count} not exported: {reason}" for reason, count in count_reasons(selection)),
+        *(f"│   {count} not exported: {reason}" for reason, count in count_reasons(selection)),
         f"├── {per_train} pulses per train, Pulse ID: {shown}",
         f"└── {len(frames)} frames in total",
         f"{detector} detector",

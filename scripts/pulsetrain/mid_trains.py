@@ -88,9 +88,54 @@ def select_trains(layout, agipd_trains, modules, pulse_ids, epix):
     )
 
 
-def count_reasons(selection):
-    """Dropped trains by reason, most frequent first: list of (reason, count)."""
-    return Counter(selection.dropped_reason.tolist()).most_common()
+def count_reasons(dropped):
+    """Dropped trains by reason, most frequent first: list of (reason, count); `dropped` is a selection or an export."""
+    return Counter(dropped.dropped_reason.tolist()).most_common()
+
+
+class Exported(NamedTuple):
+    """What ``mid/r....h5`` says of its trains.
+
+    Attributes
+    ----------
+    train_id, dropped_id, dropped_reason : ndarray
+        As in :class:`Selection`.
+    modules : list of int
+    cameras : list of int
+        Numbers of the ePix.
+    correction : dict or None
+        Attributes of the corrected data, if there are any.
+    attributes : dict
+        Attributes of the file.
+    """
+
+    train_id: np.ndarray
+    dropped_id: np.ndarray
+    dropped_reason: np.ndarray
+    modules: list
+    cameras: list
+    correction: dict | None
+    attributes: dict
+
+
+def read_exported(path):
+    """Read what an exported file says of its trains.
+
+    Returns
+    -------
+    Exported
+    """
+    with h5py.File(path) as file:
+        corrected = file.get("data/AGIPD_corrected")
+        return Exported(
+            file["index/trainId"][()],
+            file["index/dropped/trainId"][()],
+            file["index/dropped/reason"].asstr()[()],
+            file["data/AGIPD/moduleId"][()].tolist(),
+            [int(name[-1]) for name in file["data"] if name.startswith("EPIX-")],
+            None if corrected is None else dict(corrected.attrs),
+            dict(file.attrs),
+        )
 
 
 def _check_frames(layout, modules, pulse_ids, found, reasons):

@@ -53,7 +53,7 @@ JUNK = 77
 CUT_AT = 0.6
 PEDESTAL_ADU, PATTERN_ADU, NOISE_ADU, LINE_ADU, RING_ADU = 2400, 60, 12, 900, 150
 LINE_STEP = 37  # rows between the lines of two trains; no divisor in common with 704
-SEED_PATTERN, SEED_NOISE = 51, 52
+SEED_PATTERN, SEED_NOISE, SEED_ENERGY = 51, 52, 53
 NEW, OLD = "new", "old"  # the two forms of Badpixel: (16 * 512, 128), 1 = good; (3, cells, 16, 512, 128), 0 = good
 
 
@@ -124,7 +124,8 @@ def epix_image(settings, run, number, train):
     image += NOISE_ADU * noise.standard_normal(EPIX_SHAPE, dtype=np.float32)
     row, column = np.ogrid[: EPIX_SHAPE[0], : EPIX_SHAPE[1]]
     distance = np.hypot(row - 500, column - 250 * number)
-    image += (RING_ADU * noise.gamma(30, 1 / 30)) * np.exp(-(((distance - 220) / 40) ** 2) / 2)
+    energy = np.random.default_rng([SEED_ENERGY, settings["seed"], run, int(train)]).gamma(30, 1 / 30)
+    image += (RING_ADU * energy) * np.exp(-(((distance - 220) / 40) ** 2) / 2)
     image[line_row(number, train)] += LINE_ADU
     return np.rint(image).astype(np.uint16)
 
