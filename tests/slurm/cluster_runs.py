@@ -17,13 +17,24 @@ SMALL_RUN = {
     "detector": {"modules": [0, 15], "geometry": "config/geometry/agipd_simulated.geom"},
     "hits": {"min_score": 1, "min_spread": 1},  # the default guards are for the light on 16 modules
 }
+# What the project's own workflow does about the executor, too.
+HEAD = f"""\
+import sys
+
+sys.path.insert(0, {str(REPOSITORY / "scripts")!r})
+
+from pulsetrain.slurm_status import ask_steadily
+
+onstart:
+    ask_steadily(workflow.scheduler._executor)
+
+"""
 
 
 def small_checkout(place, rules):
     """A directory with the project's profiles and a workflow of its own; its rules can import pulsetrain."""
     place.mkdir()
-    head = f"import sys\n\nsys.path.insert(0, {str(REPOSITORY / 'scripts')!r})\n"
-    (place / "Snakefile").write_text(head + textwrap.dedent(rules))
+    (place / "Snakefile").write_text(HEAD + textwrap.dedent(rules))
     shutil.copytree(REPOSITORY / "profiles", place / "profiles")
     (place / "slurm").symlink_to("profiles/slurm")
     return place

@@ -76,7 +76,8 @@ def test_job_out_of_memory_succeeds_on_retry_with_more(cluster, snakemake, tmp_p
                 import time
 
                 taken = b"x" * 600_000_000
-                time.sleep(4)
+                # Slurm looks at the memory from time to time: the first attempt waits until it is killed.
+                time.sleep(120 if resources.mem_mb == 500 else 0)
                 with open(output[0], "w") as file:
                     file.write(f"{len(taken)}")
         """,
@@ -155,10 +156,14 @@ def test_accounting_is_away_while_a_job_runs_and_ends(cluster, snakemake, tmp_pa
     cluster.stop_accounting_daemon()
     try:
         (checkout / "go.txt").touch()
-        run.succeed()
+        wait_for((checkout / "slow.txt").exists, 60, "the job to end without accounting")
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.process.wait(10)
     finally:
         cluster.start_accounting_daemon()
+    run.succeed()
     assert_whole(checkout)
+    assert [job["State"] for job in cluster.jobs_of(run)] == ["COMPLETED"]
 
 
 def test_cancelled_job_is_run_again(cluster, snakemake, tmp_path):
