@@ -22,10 +22,11 @@ from numba import uint32 as U32
 from numba import uint64 as U64
 
 makes_arrays = njit(cache=True, nogil=True)
-# The others make none, and so need not count the references to them, which would take a fifth of the time.
-compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+# The others make none, and so need not count the references to them, which would take a fifth of the time. They are put
+# into their callers: calls, which pass every field of Scan and Work (some 80 numbers), make it a sixth slower.
+compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 # Sums whose order the compiler may choose, so that it can vectorise them; it chooses the same in every call.
-compiled_sums = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath=True)
+compiled_sums = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath=True, forceinline=True)
 
 GAIN_STAGES = 3
 SMALLEST_SPACING = 200  # [ADU] between digital levels; they are some 700 apart, with a noise of 30
