@@ -23,7 +23,7 @@ LEFTOVERS := $(if $(filter yes,$(CANCEL)),--cancel) $(if $(filter yes,$(UNLOCK))
 
 setup: .venv/.ready
 
-.venv/.ready: requirements.lock
+.venv/.ready: requirements.lock envs/setup.sh
 	PYTHON="$(PYTHON)" bash envs/setup.sh
 	touch $@
 

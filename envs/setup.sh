@@ -17,3 +17,10 @@ if ! "$PYTHON" -m venv .venv; then
     "$PYTHON" -m venv .venv
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+
+# The commands of the documents, by their names.
+for name in jungfrau_id jungfrau_gain_constants; do
+    printf '#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\nexec "$here/python" "$here/../../scripts/commands/%s.py" "$@"\n' \
+        "$name" > ".venv/bin/$name"
+    chmod +x ".venv/bin/$name"
+done

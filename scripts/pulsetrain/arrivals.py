@@ -176,13 +176,10 @@ def read_settings(basedir, configfiles=()):
         ``config`` (complete), ``data_root``, ``scratch``, ``run_table`` (paths), ``runs`` ({run: row}), ``modules``.
     """
     basedir = Path(basedir)
-    config = {}
-    for path in [basedir / "config" / "config.yaml", *configfiles]:
-        config = _updated(config, settings_of.read_schema(path) or {})
-    schemas = basedir / "config" / "schemas"
-    config = settings_of.complete_config(config, schemas / "config.schema.yaml", "the configuration")
+    config = read_config(basedir, configfiles)
     paths = {name: (basedir / Path(config[name]).expanduser()).absolute() for name in ("data_root", "scratch", "runs")}
-    runs = settings_of.read_run_table(paths["runs"], schemas / "runs.schema.yaml", sorted(config["calibrations"]))
+    schema = basedir / "config" / "schemas" / "runs.schema.yaml"
+    runs = settings_of.read_run_table(paths["runs"], schema, sorted(config["calibrations"]))
     return {
         "config": config,
         "data_root": paths["data_root"],
@@ -191,6 +188,29 @@ def read_settings(basedir, configfiles=()):
         "runs": runs,
         "modules": sorted(config["detector"]["modules"]),
     }
+
+
+def read_config(basedir, configfiles=()):
+    """Read the configuration as the workflow does.
+
+    Parameters
+    ----------
+    basedir : str or Path
+        The checkout.
+    configfiles : sequence of str
+        Given on the command line; they go over config/config.yaml.
+
+    Returns
+    -------
+    dict
+        Complete.
+    """
+    basedir = Path(basedir)
+    config = {}
+    for path in [basedir / "config" / "config.yaml", *configfiles]:
+        config = _updated(config, settings_of.read_schema(path) or {})
+    schema = basedir / "config" / "schemas" / "config.schema.yaml"
+    return settings_of.complete_config(config, schema, "the configuration")
 
 
 def _updated(config, given):

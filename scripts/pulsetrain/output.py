@@ -13,7 +13,7 @@ MODE_VARIABLE = "PULSETRAIN_OUTPUT_MODE"
 
 
 @contextlib.contextmanager
-def whole_file(path):
+def whole_file(path, replace=True):
     """Give a temporary name beside `path`; rename it to `path` when the block ends without an error.
 
     The temporary name is unique per job, so that two jobs for one output (after a kill and a restart) cannot
@@ -23,11 +23,18 @@ def whole_file(path):
     ----------
     path : str or Path
         Final name. Its directory is made when it is missing.
+    replace : bool
+        Whether the file may take the place of one that is there when the block ends.
 
     Yields
     ------
     Path
         The name to write to.
+
+    Raises
+    ------
+    FileExistsError
+        If not `replace` and the file is there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +44,11 @@ def whole_file(path):
         yield part
         _flush(part)
         part.chmod(int(os.environ.get(MODE_VARIABLE, "0666"), 8) & ~_umask())
-        part.replace(path)
+        if replace:
+            part.replace(path)
+        else:
+            os.link(part, path)
+            part.unlink()
         _flush(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""Put constants of a Jungfrau into the calib directory of the experiment. Only the command does this, never a rule."""
+
+import filecmp
+import getpass
+import os
+import shlex
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pulsetrain.jungfrau import JungfrauError, dataset_name, detector_id, raise_problems
+from pulsetrain.jungfrau_files import read_text_array
+from pulsetrain.jungfrau_gate import calib_directory, experiment_directory
+from pulsetrain.output import whole_file
+
+BEGIN_OF_TIME = 1500000000  # as the older program has it: constants of the repository are valid from July 2017 on
+
+
+def deploy(root, detector, constants, texts, comment):
+    """Copy text files to ``<run>-end.data`` of the experiment and note it in HISTORY.
+
+    A file appears whole or not at all, and never replaces another one: of two users at once, the first wins. If the
+    files are there with the same numbers, nothing is done.
+
+    Parameters
+    ----------
+    root : str or Path
+        ``/reg/d/psdm``.
+    detector : pulsetrain.jungfrau.Detector
+    constants : dict
+        {type: float32 (3, P, 512, 1024)}
+    texts : dict
+        {type: text file with them}
+    comment : str
+        For HISTORY.
+
+    Returns
+    -------
+    list of (Path, bool)
+        The deployed files, and whether each is new.
+
+    Raises
+    ------
+    JungfrauError
+        With what :func:`deploy_problems` finds; then nothing is deployed.
+    """
+    raise_problems("nothing is deployed", deploy_problems(root, detector, constants))
+    wanted = {kind: _target(root, detector, kind) for kind in texts}
+    new = {kind: target for kind, target in wanted.items() if not target.exists()}
+    _place({target: texts[kind] for kind, target in new.items()})
+    for kind, target in wanted.items():
+        _note(target, texts[kind], kind, comment, always=kind in new)
+    return [(target, kind in new) for kind, target in wanted.items()]
+
+
+def deploy_problems(root, detector, constants):
+    """Find what keeps constants from getting their place: no experiment, or other constants under their name.
+
+    Parameters
+    ----------
+    root, detector, constants
+        As for :func:`deploy`.
+
+    Returns
+    -------
+    list of str
+    """
+    experiment = experiment_directory(root, detector)
+    if not experiment.is_dir():
+        return [
+            f"the directory of the experiment {experiment} does not exist; check the experiment's name and "
+            "jungfrau.calib"
+        ]
+    problems = []
+    for kind, values in constants.items():
+        target = _target(root, detector, kind)
+        if not os.path.lexists(target):
+            continue
+        try:
+            if np.array_equal(read_text_array(target), values):
+                continue
+            what = "is there already with other constants and is not replaced"
+        except (JungfrauError, OSError) as error:
+            what = f"is there already, is not replaced, and cannot be compared: {error}"
+        problems.append(
+            f"{target} {what}. If these are to take its place, remove it first: rm {shlex.quote(str(target))}"
+        )
+    return problems
+
+
+def upload_commands(repository, detector, texts):
+    """Commands that upload constants to the global repository; they need psana.
+
+    Parameters
+    ----------
+    repository : str
+        ``/reg/d/psdm/detector/calib/jungfrau``.
+    detector : pulsetrain.jungfrau.Detector
+    texts : dict
+        {type: text file}
+
+    Returns
+    -------
+    list of str
+    """
+    name = dataset_name(detector)
+    target = Path(repository) / f"jungfrau-{detector_id(detector.panel_ids)}.h5"
+    of_run = f"-e {detector.exp} -r {detector.run} -d {detector.source}"
+    return [
+        f"dcs add {shlex.quote(str(target))} -t {kind} -f {shlex.quote(str(text))} -T {BEGIN_OF_TIME} "
+        f'-m "See command: jungfrau_gain_constants -d {name} -U" {of_run}'
+        for kind, text in texts.items()
+    ]
+
+
+def _target(root, detector, kind):
+    return calib_directory(root, detector, kind) / f"{detector.run}-end.data"
+
+
+def _place(copies):
+    """Copy files to new names, all or none."""
+    placed = []
+    try:
+        for target, text in copies.items():
+            with whole_file(target, replace=False) as part:
+                shutil.copyfile(text, part)
+                if not filecmp.cmp(text, part, shallow=False):
+                    raise JungfrauError(f"{part} does not read back as it was written; nothing is deployed")
+            placed.append(target)
+    except BaseException as error:
+        for path in placed:
+            path.unlink()
+        if isinstance(error, FileExistsError):
+            raise JungfrauError(
+                f"somebody else deployed {target} in this moment; nothing is deployed. Look at it, then call again"
+            ) from None
+        raise
+
+
+def _note(target, text, kind, comment, always):
+    """Append a line to HISTORY, in one write, so that the lines of two users cannot mix."""
+    history = target.with_name("HISTORY")
+    if not always and history.is_file() and f"file:{target.name} " in history.read_text(encoding="utf-8"):
+        return
+    line = (
+        f"file:{target.name} copy_of:{Path(text).absolute()} ctype:{kind} user:{getpass.getuser()} "
+        f"host:{socket.gethostname()} cptime:{time.strftime('%Y-%m-%dT%H:%M:%S')} cwd:{Path.cwd()} cmt:{comment}\n"
+    )
+    with history.open("a", encoding="utf-8") as file:
+        file.write(line)

@@ -1,0 +1,222 @@
+"""The gate before constants of a Jungfrau are deployed: are they whole, of the right panels, and plausible?"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pulsetrain.jungfrau import GAIN_STAGES, LAST_RUN, PANEL_SHAPE, TYPES, JungfrauError
+from pulsetrain.jungfrau_files import panel_lines, read_text_array
+from pulsetrain.jungfrau_panels import array_problems
+
+CALIB_VERSION = "Jungfrau::CalibV1"
+DEPLOYED = re.compile(r"(?P<first>\d+)-(?P<last>\d+|end)\.data")
+
+
+class Limits(NamedTuple):
+    """Which change against the deployed constants is implausible; keys of ``jungfrau.gate``.
+
+    A pixel counts as changed if its gain differs by more than `max_gain_change` (relative), or its offset by more than
+    `max_offset_change` [ADU]. No panel and gain stage may have a larger fraction of them than `max_changed`.
+    """
+
+    max_gain_change: float
+    max_offset_change: float
+    max_changed: float
+
+
+class Change(NamedTuple):
+    """Change of the constants of one panel and gain stage: fraction of changed pixels, and the median change."""
+
+    kind: str
+    panel: int
+    stage: int
+    changed: float
+    median: float
+
+
+def experiment_directory(root, detector):
+    """Directory of the experiment, ``<root>/XCS/xcsls3716``: its first three letters are the instrument."""
+    return Path(root) / detector.exp[:3].upper() / detector.exp
+
+
+def calib_directory(root, detector, kind):
+    """Directory of the experiment where constants of a type are deployed.
+
+    Parameters
+    ----------
+    root : str or Path
+        ``/reg/d/psdm``.
+    detector : pulsetrain.jungfrau.Detector
+    kind : str
+
+    Returns
+    -------
+    Path
+        ``<root>/XCS/xcsls3716/calib/Jungfrau::CalibV1/XcsEndstation.0:Jungfrau.0/pixel_gain``
+    """
+    return experiment_directory(root, detector) / "calib" / CALIB_VERSION / detector.source / kind
+
+
+def find_deployed(directory, run):
+    """Find the file that is in force for a run: that which begins last, of those whose runs hold it.
+
+    Parameters
+    ----------
+    directory : str or Path
+    run : int
+
+    Returns
+    -------
+    Path
+        None if there is none.
+    """
+    held = []
+    if Path(directory).is_dir():
+        for path in Path(directory).iterdir():
+            match = DEPLOYED.fullmatch(path.name)
+            if match:
+                last = LAST_RUN if match["last"] == "end" else int(match["last"])
+                if int(match["first"]) <= run <= last:
+                    held.append((int(match["first"]), -last, path))
+    return max(held)[-1] if held else None
+
+
+def gate_problems(detector, panel_ids, constants, deployed, limits):
+    """Find everything that speaks against deploying constants.
+
+    Parameters
+    ----------
+    detector : pulsetrain.jungfrau.Detector
+        What the constants shall be for.
+    panel_ids : sequence of str
+        What they are of.
+    constants : dict
+        {type: (3, P, 512, 1024)}
+    deployed : dict
+        {type: file in force, or None}
+    limits : Limits
+
+    Returns
+    -------
+    list of str
+        Each names the panel.
+    """
+    problems = _order_problems(detector.panel_ids, panel_ids)
+    for kind in TYPES:
+        found = _constants_problems(kind, constants.get(kind), panel_ids)
+        if not found and deployed.get(kind) is not None:
+            found = _deployed_problems(kind, constants[kind], panel_ids, deployed[kind], limits)
+        problems += found
+    return problems
+
+
+def changes(kind, new, old, limits):
+    """Compare constants with those in force.
+
+    Parameters
+    ----------
+    kind : str
+        ``pixel_gain`` or ``pixel_offset``.
+    new, old : ndarray, (3, P, 512, 1024)
+    limits : Limits
+
+    Returns
+    -------
+    list of Change
+        By panel and gain stage.
+    """
+    found = []
+    for panel in range(new.shape[1]):
+        for stage in range(GAIN_STAGES):
+            change = pixel_changes(kind, new[stage, panel], old[stage, panel])
+            limit = limits.max_gain_change if kind == "pixel_gain" else limits.max_offset_change
+            # What cannot be compared (old values not finite, gain 0) counts as changed.
+            known = change[np.isfinite(change)]
+            changed = 1 - np.count_nonzero(np.abs(known) <= limit) / change.size
+            found.append(Change(kind, panel, stage, changed, float(np.median(known)) if known.size else np.nan))
+    return found
+
+
+def pixel_changes(kind, new, old):
+    """Relative change of gains, change of offsets [ADU], per pixel (512, 1024)."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        difference = new.astype(np.float64) - old
+        return difference / old if kind == "pixel_gain" else difference
+
+
+def change_text(change):
+    """Median change in words: ``+2.1 %`` for a gain, ``+12.5 ADU`` for an offset."""
+    return f"{100 * change.median:+.3g} %" if change.kind == "pixel_gain" else f"{change.median:+.4g} ADU"
+
+
+def _order_problems(wanted, found):
+    problems = [f"panel {panel} is missing in the constants" for panel in wanted if panel not in found]
+    problems += [f"panel {panel} is not of this detector" for panel in dict.fromkeys(found) if panel not in wanted]
+    twice = [panel for panel in dict.fromkeys(found) if list(found).count(panel) > 1]
+    problems += [f"panel {panel} is in the constants {list(found).count(panel)} times" for panel in twice]
+    if not problems and list(found) != list(wanted):
+        problems += [
+            f"panel {panel} is number {number} in the constants; in the detector number {list(wanted).index(panel)}"
+            for number, panel in enumerate(found)
+            if wanted[number] != panel
+        ]
+    return problems
+
+
+def _constants_problems(kind, values, panel_ids):
+    shape = (GAIN_STAGES, len(panel_ids), *PANEL_SHAPE)
+    if values is None:
+        return [f"{kind} is missing"]
+    if values.dtype != np.float32 or values.shape != shape:
+        return [
+            f"{kind} is {values.dtype} of shape {values.shape}; expected float32 of shape {shape} for the panels "
+            f"{', '.join(panel_ids)}"
+        ]
+    return [
+        f"{kind}, panel {panel} ({panel_ids[panel]}), gain stage {stage}: {problem}"
+        for panel in range(len(panel_ids))
+        for stage in range(GAIN_STAGES)
+        for problem in array_problems(values[stage, panel], kind)
+    ]
+
+
+def _deployed_problems(kind, new, panel_ids, path, limits):
+    """Implausible jumps against the file in force, and a line that says what was compared with what."""
+    if limits.max_changed >= 1:
+        return []
+    problems = []
+    try:
+        old = read_text_array(path)
+        before = [panel for panel, _, _ in panel_lines(path)]
+    except (JungfrauError, OSError) as error:
+        problems.append(f"{kind}: the deployed constants cannot be read: {error}")
+    else:
+        if old.shape != new.shape:
+            panels = ", ".join(panel_ids)
+            problems.append(
+                f"{kind}: the deployed constants have shape {old.shape}, these {new.shape} (panels {panels})"
+            )
+        else:
+            problems += [
+                _jump(change, panel_ids[change.panel], before[change.panel] if before else None)
+                for change in changes(kind, new, old, limits)
+                if change.changed > limits.max_changed
+            ]
+    if problems:
+        allowed = f"{100 * limits.max_gain_change:g} %" if kind == "pixel_gain" else f"{limits.max_offset_change:g} ADU"
+        problems.append(
+            f"{kind} was compared with {path}, which is in force; jungfrau.gate allows changes of {allowed}, larger "
+            f"ones in {100 * limits.max_changed:g} % of the pixels. If the change is meant, set "
+            "jungfrau.gate.max_changed to 1 for this call"
+        )
+    return problems
+
+
+def _jump(change, panel, before):
+    other = f"; the deployed ones are of panel {before}" if before not in (None, panel) else ""
+    return (
+        f"{change.kind}, panel {change.panel} ({panel}), gain stage {change.stage}: {100 * change.changed:.3g} % of "
+        f"the pixels jump, median change {change_text(change)}{other}"
+    )
