@@ -41,10 +41,10 @@ include: "rules/hitfinding.smk"
 include: "rules/hits.smk"
 include: "rules/agipd_calibration.smk"
 include: "rules/plots.smk"
-include: "rules/plot_calibration.smk"
 include: "rules/links.smk"
 include: "rules/summary.smk"
 include: "rules/mid.smk"
+include: "rules/dssc.smk"
 
 
 if config["simulate"] is not None:

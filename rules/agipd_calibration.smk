@@ -1,6 +1,9 @@
 # AGIPD constants from dark, current-source and X-ray-tube data: gather, process, combine, mask; and their use on data.
 
 
+include: "plot_calibration.smk"
+
+
 rule gather_dark:
     """Bring a module's dark data into one file, whatever the layout they came in. Wildcards: calibration, module."""
     input:

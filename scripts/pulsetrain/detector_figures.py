@@ -43,15 +43,17 @@ def draw_assembled(geometry_path, image, title, units, log=True, colours="viridi
     return figure
 
 
-def show_assembled(geometry, figure, axes, image, units, norm, colours="viridis", no_value=None, extend="neither"):
+def show_assembled(
+    geometry, figure, axes, image, units, norm, colours="viridis", no_value=None, extend="neither", pixel_mm=(0.2, 0.2)
+):
     """Draw one image on the assembled detector into given axes, seen along the beam, with a colour bar.
 
     Parameters
     ----------
-    geometry : extra_geom.AGIPD_1MGeometry
+    geometry : extra_geom.AGIPD_1MGeometry or another detector's
     figure : matplotlib.figure.Figure
     axes : matplotlib.axes.Axes
-    image : ndarray, (16, 512, 128)
+    image : ndarray, (16, 512, 128) or as the geometry wants it
         (module, slow_scan, fast_scan); gaps and pixels that are NaN stay white.
     units : str
         Of `image`.
@@ -63,19 +65,21 @@ def show_assembled(geometry, figure, axes, image, units, norm, colours="viridis"
         Pixels (16, 512, 128) to be drawn in a colour of their own, and that colour.
     extend : str
         Ends of the colour bar beyond which there are values.
+    pixel_mm : tuple of float
+        Distance of rows and of columns [mm].
     """
     assembled, centre = geometry.position_modules(image)
     if isinstance(norm, LogNorm):
         # A logarithmic scale cannot show zeros; they are drawn in its lowest colour, gaps stay white.
         assembled = np.where(assembled <= 0, norm.vmin, assembled)
     height, width = assembled.shape
-    pixel_mm = 0.2
+    row_mm, column_mm = pixel_mm
     # Looking along the beam +x points to the left, so the columns are turned round, as EXtra-geom does.
     extent = (
-        (width - centre[1]) * pixel_mm,
-        -centre[1] * pixel_mm,
-        -centre[0] * pixel_mm,
-        (height - centre[0]) * pixel_mm,
+        (width - centre[1]) * column_mm,
+        -centre[1] * column_mm,
+        -centre[0] * row_mm,
+        (height - centre[0]) * row_mm,
     )
     # Averaging colours where the picture has fewer pixels than the detector: no single row or hot pixel is lost.
     place = {"origin": "lower", "extent": extent, "interpolation": "antialiased", "interpolation_stage": "rgba"}

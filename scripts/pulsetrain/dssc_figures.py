@@ -1,0 +1,363 @@
+"""Pictures of DSSC averages: curve over the scan, images, scan, counts, pulse energies and account of the frames."""
+
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import xarray as xr
+from extra_geom import DSSC_1MGeometry
+from matplotlib.colors import Normalize, TwoSlopeNorm
+
+from pulsetrain.detector import DSSC_SHAPE, N_MODULES
+from pulsetrain.detector_figures import show_assembled
+from pulsetrain.dssc_join import GROUP
+from pulsetrain.dssc_selection import is_dark, read_selection
+from pulsetrain.figures import FAILED_COLOUR, FRAME_COLOUR, THRESHOLD_COLOUR, new_figure, say_nothing_to_show
+
+COLOURS = ("#d95f02", "#1b6ca8", "#2c7a4b", "#7b4fa3", "#a6761d", "#c2447e")
+PITCH_MM = (0.204, 0.236)  # rows and columns of the hexagonal pixels, as in EXtra-geom
+MOST_IMAGES = 3
+MOST_DOTS = 20_000  # in a scatter plot: more cannot be told apart and make the picture slow
+
+
+class Frames(NamedTuple):
+    """The frames of all runs of a result, those in which a module is missing left out of `signal`.
+
+    Attributes
+    ----------
+    names : list of str
+    value : ndarray of float64, (N,)
+        Bin; NaN = left out.
+    name : ndarray of uint8, (N,)
+    energy : ndarray of float64, (N,)
+    signal : ndarray of float64, (N,)
+        Mean over all pixels of all modules that have data [ADU]; NaN = left out or incomplete.
+    energy_units : str
+    """
+
+    names: list
+    value: np.ndarray
+    name: np.ndarray
+    energy: np.ndarray
+    signal: np.ndarray
+    energy_units: str
+
+
+def read_frames(selections, sums):
+    """Read the frames of a result.
+
+    Parameters
+    ----------
+    selections : list of path
+        One per run.
+    sums : list of list of path
+        Per run, the files of the modules.
+
+    Returns
+    -------
+    Frames
+    """
+    chosen = [read_selection(path) for path in selections]
+    values, signals = [], []
+    for each, paths in zip(chosen, sums, strict=True):
+        of_bin = np.append(each.values, np.nan)
+        values.append(of_bin[each.bin])
+        signals.append(_mean_signal(paths, len(each.bin)))
+    units = next((each.attributes["energy_units"] for each in chosen if each.attributes["energy_units"]), "")
+    name, energy = (np.concatenate([getattr(each, key) for each in chosen]) for key in ("name", "energy"))
+    return Frames(chosen[0].names, np.concatenate(values), name, energy, np.concatenate(signals), units)
+
+
+def _mean_signal(paths, n_frames):
+    total, n_held, n_modules = np.zeros(n_frames), np.zeros(n_frames, int), 0
+    for path in paths:
+        with h5py.File(path) as file:
+            of_frames = file["frame_sum"][()]
+        if of_frames.any():
+            total += of_frames
+            n_held += of_frames > 0
+            n_modules += 1
+    whole = (n_held == n_modules) & (n_held > 0)
+    return np.where(whole, total / (max(n_modules, 1) * np.prod(DSSC_SHAPE)), np.nan)
+
+
+def dark_of(name, names):
+    """The dark frames that belong to a name: ``<name>_dark``, else the first dark name; None without any."""
+    if f"{name}_dark" in names:
+        return f"{name}_dark"
+    return next((other for other in names if is_dark(other)), None)
+
+
+def lit_names(names):
+    """Names of frames with an X-ray pulse."""
+    return [name for name in names if not is_dark(name)]
+
+
+def binned_curve(frames, name):
+    """Mean signal of a frame name by bin, dark-subtracted and per pulse energy as far as these are known.
+
+    The error is that of the mean over the frames: with energies, of what is left after signal = dark + slope * energy.
+
+    Parameters
+    ----------
+    frames : Frames
+    name : str
+
+    Returns
+    -------
+    value, signal, error : ndarray, (B,)
+    n : ndarray of int, (B,)
+        Frames.
+    """
+    dark = dark_of(name, frames.names)
+    whole = np.isfinite(frames.signal) & np.isfinite(frames.value)
+    of_name = whole & (frames.name == frames.names.index(name))
+    of_dark = whole & (frames.name == frames.names.index(dark)) if dark else np.zeros_like(whole)
+    has_energy = np.isfinite(frames.energy[of_name]).any()
+    if has_energy:
+        of_name &= np.isfinite(frames.energy)
+    rows = []
+    for value in np.unique(frames.value[of_name]):
+        signal = frames.signal[of_name & (frames.value == value)]
+        energy = frames.energy[of_name & (frames.value == value)]
+        darks = frames.signal[of_dark & (frames.value == value)]
+        darks = darks if len(darks) else frames.signal[of_dark]
+        level = darks.mean() if len(darks) else 0.0
+        scale = energy.mean() if has_energy else 1.0
+        slope = (signal.mean() - level) / scale
+        rest = signal - level - slope * energy if has_energy else signal
+        error = np.hypot(_error_of_mean(rest), _error_of_mean(darks) if len(darks) > 1 else 0) / scale
+        rows.append((value, slope, error, len(signal)))
+    columns = np.array(rows, float).reshape(-1, 4).T
+    return *columns[:3], columns[3].astype(int)
+
+
+def _error_of_mean(values):
+    return values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+
+
+def draw_curve(frames, joined):
+    """Mean signal over the scan, one curve per frame name that is not dark."""
+    figure, axes = new_figure(9, 4.8)
+    names = lit_names(frames.names)
+    label, _ = scan_label(joined)
+    drawn = False
+    for name, colour in zip(names, _colours(len(names)), strict=True):
+        value, signal, error, n = binned_curve(frames, name)
+        if not len(value):
+            continue
+        axes.errorbar(
+            value, signal, np.nan_to_num(error), fmt="o-", color=colour, capsize=3, label=f"{name} ({n.sum()} frames)"
+        )
+        drawn = True
+    if not drawn:
+        say_nothing_to_show(axes, "No frame with an X-ray pulse is used.")
+        return figure
+    known = np.isfinite(frames.energy[np.isfinite(frames.value)]).any()
+    axes.set(
+        xlabel=label, ylabel=f"mean signal per pixel [ADU{'/' + (frames.energy_units or 'energy') if known else ''}]"
+    )
+    subtracted = all(dark_of(name, frames.names) for name in names)
+    axes.set_title(
+        f"{'dark frames subtracted' if subtracted else 'NOT dark-subtracted: there are no dark frames'}, "
+        f"{'divided by the pulse energy' if known else 'pulse energies unknown'}",
+        fontsize=10,
+    )
+    axes.legend()
+    return figure
+
+
+def scan_label(joined):
+    """Label of the scan variable, and its unit."""
+    with xr.open_dataset(joined, group=GROUP, engine="h5netcdf", decode_times=False) as data:
+        variable = data["scan_variable"].attrs
+    units = variable.get("units", "")
+    return variable["long_name"] + (f" [{units}]" if units else ""), units
+
+
+def mean_image(data, name):
+    """Frame-weighted mean over all bins, (16, 128, 512); NaN for modules without frames."""
+    count = data[f"sum_count_{name}"].values
+    image = np.full((N_MODULES, *DSSC_SHAPE), np.nan)
+    for m, module in enumerate(data["module"].values):
+        filled = np.flatnonzero(count[:, m])
+        if len(filled):
+            total = sum(data[name][b, m].values * count[b, m] for b in filled)
+            image[module] = total / count[filled, m].sum()
+    return image
+
+
+def signal_image(data, name):
+    """Dark-subtracted mean image of all bins per pulse energy, and its unit; as far as dark and energies are known."""
+    image, names = mean_image(data, name), frame_names_of(data)
+    dark = dark_of(name, names)
+    if dark is not None:
+        image -= mean_image(data, dark)
+    count, energy = data[f"xgm_count_{name}"].values, data[f"xgm_{name}"].values
+    if not count.sum():
+        return image, "ADU"
+    units = data[f"xgm_{name}"].attrs.get("units", "energy")
+    return image / (np.nansum(energy * count) / count.sum()), f"ADU/{units}"
+
+
+def frame_names_of(data):
+    """Frame names of a joined file."""
+    return [name.removeprefix("sum_count_") for name in data.data_vars if name.startswith("sum_count_")]
+
+
+def draw_images(joined, geometry):
+    """Dark-subtracted, normalised images of all bins, and the difference of the first two names, on the detector.
+
+    Parameters
+    ----------
+    joined : path
+    geometry : extra_geom.DSSC_1MGeometry
+    """
+    with xr.open_dataset(joined, group=GROUP, engine="h5netcdf", decode_times=False) as data:
+        names = lit_names(frame_names_of(data)) or frame_names_of(data)
+        shown = []
+        for name in names[:MOST_IMAGES]:
+            image, units = (mean_image(data, name), "ADU") if is_dark(name) else signal_image(data, name)
+            shown.append((name, image, units))
+    if not any(np.isfinite(image).any() for _, image, _ in shown):
+        figure, axes = new_figure(8, 3)
+        say_nothing_to_show(axes, "No frame is used.")
+        return figure
+    both = np.concatenate([image[np.isfinite(image)] for _, image, _ in shown])
+    norm = Normalize(*np.percentile(both, [1, 99.5]))
+    panels = [(name, image, units, norm, "viridis") for name, image, units in shown]
+    if len(shown) > 1:
+        difference = shown[0][1] - shown[1][1]
+        limit = max(np.nanpercentile(np.abs(difference), 99), 1e-12) if np.isfinite(difference).any() else 1
+        title = f"{shown[0][0]} - {shown[1][0]}"
+        panels.append((title, difference, shown[0][2], TwoSlopeNorm(0, -limit, limit), "RdBu_r"))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = new_figure(6.4 * columns, 5.6 * rows, ncols=columns, nrows=rows, squeeze=False)
+    for axes, (title, image, units, norm, colours) in zip(grid.flat, panels, strict=False):
+        axes.set_title(title, fontsize=11)
+        show_assembled(geometry, figure, axes, image, units, norm, colours, extend="both", pixel_mm=PITCH_MM)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def read_geometry(given, path):
+    """Geometry of the configuration.
+
+    Parameters
+    ----------
+    given : dict or None
+        ``file`` and ``quadrants`` [mm]; None = EXtra-geom's example.
+    path : str or None
+        Full path of the file.
+    """
+    if given is None:
+        return DSSC_1MGeometry.example()
+    try:
+        if given["quadrants"] is None:
+            return DSSC_1MGeometry.from_h5_file(path)
+        return DSSC_1MGeometry.from_h5_file_and_quad_positions(path, given["quadrants"])
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"dssc.geometry.file: {path} is no geometry of a DSSC-1M with these quadrants: {error}. Give a file with "
+            "Q1/M1/Position and so on, and the quadrants if the file has none"
+        ) from error
+
+
+def draw_scan(selections, joined):
+    """Scan variable of each train as it was read, with the bins."""
+    figure, axes = new_figure(9, 4.2)
+    label, _ = scan_label(joined)
+    first, bins = 0, []
+    for path in selections:
+        with h5py.File(path) as file:
+            train, value = file["trains/trainId"][()], file["trains/scan_variable"][()]
+            bins.append(file["scan_variable"][()])
+            run = int(file.attrs["run"])
+        if not len(train):
+            continue
+        place = first + (train - train[0]).astype(int)
+        axes.plot(place, value, ".", markersize=4, label=f"run {run}")
+        axes.plot(place[~np.isfinite(value)], np.zeros((~np.isfinite(value)).sum()), "x", color=FAILED_COLOUR,
+                  transform=axes.get_xaxis_transform(), clip_on=False)  # fmt: skip
+        first = place[-1] + 1
+    if not first:
+        say_nothing_to_show(axes, "The run has no trains.")
+        return figure
+    for value in np.unique(np.concatenate(bins)):
+        axes.axhline(value, color=FRAME_COLOUR, linewidth=0.6, zorder=0)
+    axes.set(xlabel="train, from the first of each run", ylabel=label)
+    axes.legend(fontsize=9)
+    return figure
+
+
+def draw_counts(frames, joined):
+    """Frames per bin and frame name."""
+    figure, axes = new_figure(9, 4.2)
+    label, _ = scan_label(joined)
+    used = np.isfinite(frames.value)
+    values = np.unique(frames.value[used])
+    if not len(values):
+        say_nothing_to_show(axes, "No frame is used.")
+        return figure
+    spacing = np.diff(values).min() if len(values) > 1 else 1.0
+    width = 0.85 * spacing / len(frames.names)
+    for i, (name, colour) in enumerate(zip(frames.names, _colours(len(frames.names)), strict=True)):
+        count = np.bincount(np.searchsorted(values, frames.value[used & (frames.name == i)]), minlength=len(values))
+        place = values + (i - (len(frames.names) - 1) / 2) * width
+        axes.bar(place, count, width, color=colour, alpha=0.5 if is_dark(name) else 1, label=name)
+    axes.set(xlabel=label, ylabel="frames")
+    axes.legend(fontsize=9)
+    return figure
+
+
+def draw_energies(frames, limits):
+    """Histogram of the pulse energies with the limits, and signal against energy."""
+    figure, (left, right) = new_figure(11, 4.4, ncols=2)
+    known, used = np.isfinite(frames.energy), np.isfinite(frames.value)
+    if not known.any():
+        for axes in (left, right):
+            say_nothing_to_show(axes, "Pulse energies are not known.")
+        return figure
+    units = f" [{frames.energy_units}]" if frames.energy_units else ""
+    edges = np.linspace(*np.percentile(frames.energy[known], [0, 100]), 61)
+    left.hist(frames.energy[known], edges, color=FRAME_COLOUR, label="all frames")
+    left.hist(frames.energy[known & used], edges, color=COLOURS[1], label="used")
+    for limit in limits or []:
+        left.axvline(limit, color=THRESHOLD_COLOUR, linestyle="--")
+    left.set(xlabel=f"pulse energy{units}", ylabel="frames")
+    left.legend(fontsize=9)
+    names = lit_names(frames.names)
+    for name, colour in zip(names, _colours(len(names)), strict=True):
+        chosen = np.flatnonzero(known & np.isfinite(frames.signal) & (frames.name == frames.names.index(name)))
+        if len(chosen) < 3:
+            continue
+        r = np.corrcoef(frames.energy[chosen], frames.signal[chosen])[0, 1]
+        some = chosen[:: -(-len(chosen) // MOST_DOTS)]
+        right.plot(
+            frames.energy[some], frames.signal[some], ".", markersize=3, color=colour, label=f"{name}, r = {r:.3f}"
+        )
+    right.set(xlabel=f"pulse energy{units}", ylabel="mean of all pixels [ADU]")
+    if right.has_data():
+        right.legend(fontsize=9)
+    return figure
+
+
+def draw_account(joined):
+    """Frames by what became of them."""
+    with xr.open_dataset(joined, group="account", engine="h5netcdf") as data:
+        reasons = [str(reason) for reason in data["reason"].values]
+        counts = data["n_frames"].values.sum(axis=0)
+    figure, axes = new_figure(9, 1.4 + 0.42 * len(reasons))
+    colours = [COLOURS[2] if reason == "used" else FAILED_COLOUR for reason in reasons]
+    bars = axes.barh(reasons, counts, color=colours)
+    total = max(counts.sum(), 1)
+    axes.bar_label(bars, [f"{count} ({100 * count / total:.1f} %)" for count in counts], padding=4)
+    axes.invert_yaxis()
+    axes.set(xlabel="frames", xlim=(0, 1.25 * max(counts.max(initial=0), 1)))
+    return figure
+
+
+def _colours(n):
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
