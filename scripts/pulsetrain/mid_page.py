@@ -72,6 +72,8 @@ def _dropped_table(exported):
 
 
 def _correction_table(modules, about):
+    if "zero_level" not in about:
+        return "<p>There was no frame to correct.</p>"
     rows = [
         (
             f"{module:02d}",
@@ -82,7 +84,6 @@ def _correction_table(modules, about):
             f"{100 * about['medium'][k]:.4f}",
         )
         for k, module in enumerate(modules)
-        if "zero_level" in about
     ]
     head = (
         "module",

@@ -5,6 +5,7 @@ in real runs. Each ePix image holds a bright line whose row tells the train.
 """
 
 import difflib
+import functools
 import json
 import os
 from pathlib import Path
@@ -118,16 +119,25 @@ def epix_image(settings, run, number, train):
     ndarray of uint16, (708, 768)
         [ADU]
     """
-    pattern = np.random.default_rng([SEED_PATTERN, settings["seed"], number])
-    image = PEDESTAL_ADU + PATTERN_ADU * pattern.standard_normal(EPIX_SHAPE, dtype=np.float32)
+    pedestal, ring = _still_life(settings["seed"], number)
     noise = np.random.default_rng([SEED_NOISE, settings["seed"], run, number, int(train)])
-    image += NOISE_ADU * noise.standard_normal(EPIX_SHAPE, dtype=np.float32)
-    row, column = np.ogrid[: EPIX_SHAPE[0], : EPIX_SHAPE[1]]
-    distance = np.hypot(row - 500, column - 250 * number)
+    image = noise.standard_normal(EPIX_SHAPE, dtype=np.float32)
+    image *= np.float32(NOISE_ADU)
+    image += pedestal
     energy = np.random.default_rng([SEED_ENERGY, settings["seed"], run, int(train)]).gamma(30, 1 / 30)
-    image += (RING_ADU * energy) * np.exp(-(((distance - 220) / 40) ** 2) / 2)
+    image += np.float32(RING_ADU * energy) * ring
     image[line_row(number, train)] += LINE_ADU
     return np.rint(image).astype(np.uint16)
+
+
+@functools.lru_cache(maxsize=2)
+def _still_life(seed, number):
+    """What all images of an ePix have: pedestals [ADU] and the shape of the scattering, both (708, 768) float32."""
+    random = np.random.default_rng([SEED_PATTERN, seed, number])
+    pedestal = PEDESTAL_ADU + PATTERN_ADU * random.standard_normal(EPIX_SHAPE, dtype=np.float32)
+    row, column = np.ogrid[: EPIX_SHAPE[0], : EPIX_SHAPE[1]]
+    distance = np.hypot(row - 500, column - 250 * number)
+    return pedestal, np.exp(-(((distance - 220) / 40) ** 2) / 2).astype(np.float32)
 
 
 def plan_epix_file(settings, number, sequence, faults=()):
