@@ -93,6 +93,13 @@ def lit_names(names):
     return [name for name in names if not is_dark(name)]
 
 
+def colour_of(name, names):
+    """Colour of a frame name, the same in all pictures; dark frames have that of the name they belong to."""
+    lit = lit_names(names)
+    owner = name if name in lit else next((other for other in lit if dark_of(other, names) == name), None)
+    return FRAME_COLOUR if owner is None else COLOURS[lit.index(owner) % len(COLOURS)]
+
+
 def binned_curve(frames, name):
     """Mean signal of a frame name by bin, dark-subtracted and per pulse energy as far as these are known.
 
@@ -142,7 +149,8 @@ def draw_curve(frames, joined):
     names = lit_names(frames.names)
     label, _ = scan_label(joined)
     drawn = False
-    for name, colour in zip(names, _colours(len(names)), strict=True):
+    for name in names:
+        colour = colour_of(name, frames.names)
         value, signal, error, n = binned_curve(frames, name)
         if not len(value):
             continue
@@ -168,11 +176,11 @@ def draw_curve(frames, joined):
 
 
 def scan_label(joined):
-    """Label of the scan variable, and its unit."""
+    """Name of the scan with its unit, for an axis, and where its values come from."""
     with xr.open_dataset(joined, group=GROUP, engine="h5netcdf", decode_times=False) as data:
         variable = data["scan_variable"].attrs
     units = variable.get("units", "")
-    return variable["long_name"] + (f" [{units}]" if units else ""), units
+    return variable["long_name"] + (f" [{units}]" if units else ""), variable["source"]
 
 
 def mean_image(data, name):
@@ -268,7 +276,7 @@ def read_geometry(given, path):
 def draw_scan(selections, joined):
     """Scan variable of each train as it was read, with the bins."""
     figure, axes = new_figure(9, 4.2)
-    label, _ = scan_label(joined)
+    label, source = scan_label(joined)
     first, bins = 0, []
     for path in selections:
         with h5py.File(path) as file:
@@ -288,6 +296,7 @@ def draw_scan(selections, joined):
     for value in np.unique(np.concatenate(bins)):
         axes.axhline(value, color=FRAME_COLOUR, linewidth=0.6, zorder=0)
     axes.set(xlabel="train, from the first of each run", ylabel=label)
+    axes.set_title(source, fontsize=10)
     axes.legend(fontsize=9)
     return figure
 
@@ -303,10 +312,11 @@ def draw_counts(frames, joined):
         return figure
     spacing = np.diff(values).min() if len(values) > 1 else 1.0
     width = 0.85 * spacing / len(frames.names)
-    for i, (name, colour) in enumerate(zip(frames.names, _colours(len(frames.names)), strict=True)):
+    for i, name in enumerate(frames.names):
         count = np.bincount(np.searchsorted(values, frames.value[used & (frames.name == i)]), minlength=len(values))
         place = values + (i - (len(frames.names) - 1) / 2) * width
-        axes.bar(place, count, width, color=colour, alpha=0.5 if is_dark(name) else 1, label=name)
+        colour, alpha = colour_of(name, frames.names), 0.45 if is_dark(name) else 1
+        axes.bar(place, count, width, color=colour, alpha=alpha, label=name)
     axes.set(xlabel=label, ylabel="frames")
     axes.legend(fontsize=9)
     return figure
@@ -328,8 +338,8 @@ def draw_energies(frames, limits):
         left.axvline(limit, color=THRESHOLD_COLOUR, linestyle="--")
     left.set(xlabel=f"pulse energy{units}", ylabel="frames")
     left.legend(fontsize=9)
-    names = lit_names(frames.names)
-    for name, colour in zip(names, _colours(len(names)), strict=True):
+    for name in lit_names(frames.names):
+        colour = colour_of(name, frames.names)
         chosen = np.flatnonzero(known & np.isfinite(frames.signal) & (frames.name == frames.names.index(name)))
         if len(chosen) < 3:
             continue
@@ -357,7 +367,3 @@ def draw_account(joined):
     axes.invert_yaxis()
     axes.set(xlabel="frames", xlim=(0, 1.25 * max(counts.max(initial=0), 1)))
     return figure
-
-
-def _colours(n):
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]

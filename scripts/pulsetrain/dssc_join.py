@@ -50,20 +50,15 @@ def join_modules(selections, sums, output, attributes, *, modules):
             file.attrs[name] = value
         data = file.create_group(GROUP)
         data.dimensions = shape | {"run": len(chosen)}
-        _write(
-            data,
-            "scan_variable",
-            values,
-            units["units"],
-            f"{chosen[0].attributes['scan']}: {chosen[0].attributes['label']}",
-        )
+        about = chosen[0].attributes
+        _write(data, "scan_variable", values, units["units"], about["scan"]).attrs["source"] = about["label"]
         _write(data, "module", np.array(modules, np.int64))
         _write(data, "run", np.array([each.attributes["run"] for each in chosen], np.int64))
         _write_energies(data, chosen, values, units["energy_units"])
         counts = _write_means(data, names, values, sums, modules)
         lacking = [f"{module:02d}" for module, held in zip(modules, counts.sum(axis=(0, 1)), strict=True) if not held]
         status = _status(chosen, lacking)
-        for name, value in {"scan": chosen[0].attributes["scan"], **status}.items():
+        for name, value in {"scan": about["scan"], **status}.items():
             file.attrs[name] = value
         _write_account(file.create_group("account"), chosen, selections)
     log.info("%d bins, %d frame names, %d modules: %s", len(values), len(names), len(modules), status["status"])
@@ -237,3 +232,4 @@ def _write(group, name, values, units="", long_name="", dimensions=None):
         array.attrs["units"] = units
     if long_name:
         array.attrs["long_name"] = long_name
+    return array

@@ -1,0 +1,492 @@
+"""DSSC averages against plain numpy on the simulator's images: exact sums, whatever the order, blocks or runs."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from dssc_runs import (
+    SCAN,
+    XGM,
+    assert_same_sums,
+    bin_modules,
+    check,
+    expected,
+    read_sums,
+    select,
+    whole_way,
+    write_run,
+)
+from hypothesis import HealthCheck, given, settings, strategies
+
+from pulsetrain import simulate_dssc
+from pulsetrain.detector import DSSC_SHAPE
+from pulsetrain.dssc_inputs import bin_values, look_up_mask, read_frame_mask, read_scan_file
+from pulsetrain.dssc_join import join_modules, mean_and_error, mean_energies
+from pulsetrain.dssc_selection import REASONS, frame_names, read_selection, select_frames
+from pulsetrain.dssc_sums import add_frames, bin_module
+
+RUN = 235
+CHOSEN = simulate_dssc.settings("tiny", modules=[2, 9])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("dssc")
+    return {"place": place, **whole_way(place, CHOSEN, RUN)}
+
+
+def kept(truth):
+    """Frames (T, F) that count when nothing but the scan variable is asked for."""
+    good = truth["has_scan"] & np.isfinite(truth["measured"])
+    return np.broadcast_to(good[:, None], truth["energy"].shape)
+
+
+def account_of(selection):
+    with h5py.File(selection) as file:
+        return dict(
+            zip(file["account/reason"].asstr()[()].tolist(), file["account/n_frames"][()].tolist(), strict=True)
+        )
+
+
+def test_sums_of_each_module_are_exactly_those_of_numpy(run):
+    truth = simulate_dssc.truth(CHOSEN, RUN)
+    for module, path in zip(CHOSEN["modules"], run["sums"], strict=True):
+        assert_same_sums(read_sums(path), expected(CHOSEN, RUN, module, kept(truth), truth["delay"]))
+
+
+def test_means_errors_and_counts_are_those_of_numpy(run):
+    truth = simulate_dssc.truth(CHOSEN, RUN)
+    with xr.open_dataset(run["joined"], group="data", engine="h5netcdf") as data:
+        assert data["pumped"].dims == ("scan_variable", "module", "x", "y")
+        assert data["pumped"].shape[2:] == DSSC_SHAPE
+        assert data["module"].values.tolist() == CHOSEN["modules"]
+        assert data["scan_variable"].attrs["units"] == "ps"
+        assert data["run"].values.tolist() == [RUN]
+        np.testing.assert_array_equal(data["scan_variable"], np.unique(truth["delay"]))
+        for b, delay in enumerate(data["scan_variable"].values):
+            for name in simulate_dssc.PATTERN:
+                inside = kept(truth) & (truth["delay"] == delay)[:, None]
+                inside &= np.array([simulate_dssc.PATTERN[i % 4] == name for i in range(CHOSEN["cells"])])
+                frames = np.flatnonzero(inside)
+                for m, module in enumerate(CHOSEN["modules"]):
+                    images = simulate_dssc.images(CHOSEN, RUN, module, frames).astype(float)
+                    np.testing.assert_allclose(data[name][b, m], images.mean(axis=0), rtol=1e-12)
+                    error = images.std(axis=0, ddof=1) / np.sqrt(len(images))
+                    np.testing.assert_allclose(data[f"{name}_standard_error"][b, m], error, rtol=1e-6)
+                    assert data[f"sum_count_{name}"][b, m] == len(frames)
+                if "dark" in name:
+                    assert f"xgm_{name}" not in data
+                else:
+                    energy = truth["energy"][inside].astype(float)
+                    np.testing.assert_allclose(data[f"xgm_{name}"][b], energy.mean(), rtol=1e-12)
+                    assert data[f"xgm_count_{name}"][b] == len(energy)
+                    assert data[f"xgm_{name}"].attrs["units"] == "μJ"
+
+
+def test_every_frame_is_accounted_for(run):
+    truth = simulate_dssc.truth(CHOSEN, RUN)
+    n = CHOSEN["cells"]
+    assert account_of(run["selection"]) == {
+        "used": int(kept(truth).sum()),
+        "train without scan value": int((~truth["has_scan"]).sum()) * n,
+        "scan value is not a number": n,
+    }
+    with xr.open_dataset(run["joined"], group="account", engine="h5netcdf") as account:
+        assert int(account["n_frames"].sum()) == CHOSEN["trains"] * n
+
+
+def test_mask_limits_and_max_frames_leave_out_the_right_frames(run):
+    truth = simulate_dssc.truth(CHOSEN, RUN)
+    low, high = 60.0, 100.0
+    selection = select(
+        run["place"],
+        run["frames"],
+        run["files"],
+        scan="strict",
+        frame_mask=run["files"]["mask"],
+        xgm_limits=[low, high],
+        max_frames=5,
+    )
+    frame = np.arange(CHOSEN["cells"])
+    dark = np.array(["dark" in simulate_dssc.PATTERN[i % 4] for i in frame])
+    wanted = kept(truth) & truth["mask"] & truth["in_mask"][:, None] & (frame < 5)
+    wanted = wanted & (dark | ((truth["energy"] >= low) & (truth["energy"] <= high)))
+    np.testing.assert_array_equal(read_selection(selection).bin.reshape(wanted.shape) >= 0, wanted)
+    assert 0 < wanted.sum() < kept(truth).sum()
+    assert account_of(selection)["after max_frames"] == CHOSEN["trains"]
+    sums = bin_modules(run["place"], run["frames"], selection, CHOSEN, scan="strict")
+    assert_same_sums(read_sums(sums[1]), expected(CHOSEN, RUN, 9, wanted, truth["delay"]))
+
+
+def test_dummy_variable_gives_one_bin_with_the_value_1(run):
+    selection = select(run["place"], run["frames"], run["files"], scan="all", variable=None, frame_pattern=["image"])
+    chosen = read_selection(selection)
+    assert chosen.values.tolist() == [1.0]
+    assert chosen.names == ["image"]
+    assert (chosen.bin == 0).all()
+
+
+def test_scan_file_and_source_select_the_same(run):
+    of_file = {"source": None, "key": "", "file": run["files"]["scan"], "step": simulate_dssc.STEP_PS}
+    selection = select(run["place"], run["frames"], run["files"], scan="file", variable=of_file)
+    one, other = read_selection(run["selection"]), read_selection(selection)
+    np.testing.assert_array_equal(one.bin, other.bin)
+    np.testing.assert_array_equal(one.values, other.values)
+    assert other.attributes["units"] == "ps"
+
+
+def test_merging_two_halves_of_a_run_gives_the_run(run, tmp_path):
+    """The trains of a run divided between two scan files, as if it had been two runs."""
+    train_id, values, _ = read_scan_file(run["files"]["scan"])
+    selections, sums = [], []
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        path = tmp_path / f"half{part.start}.csv"
+        pd.DataFrame({"trainId": train_id[part], "scan_variable": values[part]}).to_csv(path, index=False)
+        variable = {"source": None, "key": "", "file": str(path), "step": simulate_dssc.STEP_PS}
+        place = tmp_path / f"part{part.start}"
+        selections.append(select(place, run["frames"], run["files"], variable=variable))
+        sums.append(bin_modules(place, run["frames"], selections[-1], CHOSEN))
+    for order in ((0, 1), (1, 0)):
+        merged = tmp_path / f"merged{order[0]}.h5"
+        arguments = [selections[i] for i in order], [sums[i] for i in order]
+        join_modules(*arguments, merged, {}, modules=CHOSEN["modules"])
+        with (
+            xr.open_dataset(run["joined"], group="data", engine="h5netcdf") as whole,
+            xr.open_dataset(merged, group="data", engine="h5netcdf") as halves,
+        ):
+            for name in whole.data_vars:
+                np.testing.assert_array_equal(whole[name].values, halves[name].values)
+
+
+def test_merged_runs_have_the_bins_of_both(run, tmp_path):
+    other = whole_way(tmp_path, CHOSEN, 236)
+    merged = tmp_path / "both.h5"
+    join_modules(
+        [run["selection"], other["selection"]], [run["sums"], other["sums"]], merged, {}, modules=CHOSEN["modules"]
+    )
+    truths = [simulate_dssc.truth(CHOSEN, number) for number in (235, 236)]
+    with xr.open_dataset(merged, group="data", engine="h5netcdf") as data:
+        delays = np.unique(np.concatenate([truth["delay"] for truth in truths]))
+        np.testing.assert_array_equal(data["scan_variable"], delays)
+        assert data["run"].values.tolist() == [235, 236]
+        wanted = [
+            expected(CHOSEN, number, 9, kept(truth), truth["delay"])
+            for number, truth in zip((235, 236), truths, strict=True)
+        ]
+        for b, delay in enumerate(delays):
+            held = [each[float(delay), "pumped"] for each in wanted if (float(delay), "pumped") in each]
+            mean = sum(total for _, total, _ in held) / sum(n for n, _, _ in held)
+            np.testing.assert_array_equal(data["pumped"][b, 1], mean)
+
+
+def test_sums_do_not_depend_on_blocks_threads_or_groups(run, tmp_path):
+    wanted = read_sums(run["sums"][0])
+    for number, options in enumerate(
+        ({"block_bytes": 1}, {"block_frames": 7, "threads": 2}, {"most_slots": 3}, {"most_slots": 1, "threads": 3})
+    ):
+        path = tmp_path / f"{number}.h5"
+        bin_module(run["frames"], run["selection"], path, {}, module=2, **options)
+        assert_same_sums(read_sums(path), wanted)
+        with h5py.File(path) as one, h5py.File(run["sums"][0]) as other:
+            np.testing.assert_array_equal(one["frame_sum"], other["frame_sum"])
+
+
+def test_frame_sums_are_those_of_the_images(run):
+    chosen = read_selection(run["selection"])
+    with h5py.File(run["sums"][0]) as file:
+        frame_sum = file["frame_sum"][()]
+    assert not frame_sum[chosen.bin < 0].any()
+    frames = np.flatnonzero(chosen.bin >= 0)
+    images = simulate_dssc.images(CHOSEN, RUN, 2, frames)
+    np.testing.assert_array_equal(frame_sum[frames], images.sum(axis=(1, 2), dtype=np.uint64))
+
+
+def test_reading_agrees_with_extra_data(run):
+    from extra_data import RunDirectory
+
+    frames = read_selection(run["selection"])
+    with h5py.File(run["frames"]) as file:
+        train_id = file["trainId"][()]
+    source = f"{CHOSEN['detector']}/DET/9CH0:xtdf"
+    held = RunDirectory(run["place"] / "raw" / f"r{RUN:04d}")[source, "image.data"]
+    images = held.xarray()
+    np.testing.assert_array_equal(images["trainId"].values.ravel(), train_id)
+    used = images.values[frames.bin >= 0].astype(np.uint64)
+    assert sum(total.sum() for _, total, _ in read_sums(run["sums"][1]).values()) == used.sum()
+
+
+@pytest.mark.parametrize("packed", [{"compression": "gzip", "shuffle": True}, {"compression": "lzf"}])
+def test_compressed_files_give_the_same_sums(run, tmp_path, packed):
+    """EXtra-data 1.25 silently gives zeros for such files."""
+    for path in [*run["files"]["modules"][2]]:
+        target = tmp_path / "raw" / f"r{RUN:04d}" / path.rsplit("/", 1)[1]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        name = f"INSTRUMENT/{CHOSEN['detector']}/DET/2CH0:xtdf/image/data"
+        with h5py.File(path) as old, h5py.File(target, "w") as new:
+            for key in old:
+                old.copy(key, new)
+            values = new[name][()]
+            del new[name]
+            new.create_dataset(name, data=values, chunks=(1, 1, *DSSC_SHAPE), **packed)
+    files = {"modules": {2: sorted((tmp_path / "raw").rglob("*.h5"))}, "control": run["files"]["control"]}
+    chosen = CHOSEN | {"modules": [2]}
+    frames = check(tmp_path, files, chosen)
+    selection = select(tmp_path, frames, files)
+    (sums,) = bin_modules(tmp_path, frames, selection, chosen, threads=2)
+    assert_same_sums(read_sums(sums), read_sums(run["sums"][0]))
+
+
+# Each documented fault of the files: the frames that count are those of sound trains, and no frame is misplaced.
+
+FAULTS = {
+    "train_id_zero": 3,
+    "duplicate_train_flagged": 10,
+    "duplicate_train": 11,
+    "module_count_zero": 6,
+    "module_lacks_trains": 5,
+    "index_hole": 7,
+    "truncated_file": 15,
+    "missing_sequence_file": 8,
+    "short_train": 4,
+    "pulse_id_differs": 1,
+    "bit_flipped_train": 12,
+    "index_off_by_one": 13,
+    "out_of_order_trains": 6,
+    "missing_module": 2,
+    "image_train_id_zero": 5,
+    "first_file_without_trains": 9,
+}
+LEFT_OUT = ("duplicate_train", "short_train", "pulse_id_differs")  # in all modules: nobody knows who is right
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_fault_drops_its_trains_and_misplaces_none(tmp_path, fault):
+    from pulsetrain.simulate_faults import WHOLE, affected_trains, expected_availability
+
+    others = [module for module in (0, 14) if module != FAULTS[fault]]
+    chosen = simulate_dssc.settings("tiny", modules=[FAULTS[fault], *others], trains=8, cells=4, faults=[fault])
+    found = whole_way(tmp_path, chosen, RUN)
+    truth = simulate_dssc.truth(chosen, RUN)
+    available = expected_availability(chosen) == WHOLE
+    for number, module in enumerate(chosen["modules"]):
+        trains = available[module].copy()
+        if fault in LEFT_OUT:
+            trains[affected_trains(chosen, fault)] = False
+        wanted = expected(chosen, RUN, module, kept(truth) & trains[:, None], truth["delay"])
+        assert_same_sums(read_sums(found["sums"][number]), wanted)
+    account = account_of(found["selection"])
+    if fault in LEFT_OUT:
+        assert sum(count for text, count in account.items() if text.startswith("check_run")) > 0
+    with h5py.File(found["joined"]) as file:
+        assert file.attrs["status"] == ("partial" if fault in ("missing_module", "index_off_by_one") else "complete")
+
+
+def test_trains_without_pulse_energy_count_for_images_only(tmp_path):
+    chosen = simulate_dssc.settings("tiny", modules=[0], trains=6, faults=["xgm_missing_trains"])
+    found = whole_way(tmp_path, chosen, RUN)
+    selection = read_selection(found["selection"])
+    n_lit = np.isfinite(simulate_dssc.truth(chosen, RUN)["energy"][0]).sum()
+    assert selection.attributes["status"] == "partial"
+    assert "set max_frames" in selection.attributes["reason"]
+    lit = (selection.bin >= 0) & np.isin(selection.name, [0, 2])
+    assert np.isnan(selection.energy[lit]).sum() == n_lit  # train 3 of the two has no scan value
+    limited = select(tmp_path, found["frames"], found["files"], scan="limited", xgm_limits=[0, 1e9])
+    assert account_of(limited)["no pulse energy"] == n_lit
+
+
+def test_a_run_without_used_frames_gives_a_valid_empty_file(tmp_path):
+    chosen = simulate_dssc.settings("tiny", modules=[0], trains=2)
+    found = whole_way(tmp_path, chosen, RUN, xgm_limits=[-2, -1], frame_pattern=["pumped"])
+    with xr.open_dataset(found["joined"], group="data", engine="h5netcdf") as data:
+        assert data["pumped"].shape == (0, 1, *DSSC_SHAPE)
+    with h5py.File(found["joined"]) as file:
+        assert file.attrs["status"] == "empty"
+
+
+# Inputs that cannot be used
+
+
+def test_missing_scan_source_names_the_nearest(run):
+    variable = SCAN["variable"] | {"source": "SCS_ILH_LAS/DOOCS/PP800_PHASESHIFTR"}
+    with pytest.raises(ValueError, match=r"PHASESHIFTR actualPosition.value is in none .* names: .*PP800_PHASESHIFTER"):
+        select(run["place"], run["frames"], run["files"], scan="bad", variable=variable)
+
+
+def test_limits_without_gas_monitor_are_an_error(run):
+    with pytest.raises(ValueError, match="has xgm_limits, but run 235 has no SCS/OTHER"):
+        xgm = XGM | {"source": "SCS/OTHER:output"}
+        select(run["place"], run["frames"], run["files"], scan="bad", xgm=xgm, xgm_limits=[0, 1])
+
+
+def test_too_many_bins_name_the_step(run, monkeypatch):
+    monkeypatch.setattr("pulsetrain.dssc_selection.MOST_BINS", 3)
+    with pytest.raises(ValueError, match=r"has 4 bins with step 0.5, from 0 to 1.5 ps.*dssc.scans.bad.variable.step"):
+        select(run["place"], run["frames"], run["files"], scan="bad")
+
+
+def test_selection_of_another_frame_table_is_refused(run, tmp_path):
+    shorter = simulate_dssc.settings("tiny", modules=[2], trains=3)
+    frames = check(tmp_path, write_run(tmp_path, shorter), shorter)
+    with pytest.raises(ValueError, match="these do not fit"):
+        bin_module(frames, run["selection"], tmp_path / "x.h5", {}, module=2)
+    assert not (tmp_path / "x.h5").exists()
+
+
+def write_array(path, values, dims, coords=None, name="scan_variable", group="data"):
+    xr.DataArray(values, dims=dims, coords=coords, name=name).to_netcdf(path, group=group, engine="h5netcdf")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("trainId,value\n1,2\n", r"found the columns \['trainId', 'value'\]"),
+        ("trainId,scan_variable\n1,2\n1,3\n", "train 1 is there twice"),
+        ("trainId,scan_variable\n1.5,2\n", "cannot be read as CSV"),
+    ],
+)
+def test_wrong_csv_is_named(tmp_path, content, message):
+    path = tmp_path / "scan.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_scan_file(path)
+
+
+def test_wrong_scan_files_are_named(tmp_path):
+    train = {"trainId": np.arange(3, dtype="u8")}
+    with pytest.raises(ValueError, match="has no whole numbers as coordinates"):
+        read_scan_file(write_array(tmp_path / "a.h5", np.ones(3), ["trainId"]))
+    with pytest.raises(ValueError, match=r"has the dimensions \('train',\)"):
+        read_scan_file(write_array(tmp_path / "b.h5", np.ones(3), ["train"]))
+    with pytest.raises(ValueError, match="the mask holds float64"):
+        read_frame_mask(write_array(tmp_path / "c.h5", np.ones(3), ["trainId"], train))
+    (tmp_path / "d.h5").write_bytes(b"no netCDF")
+    with pytest.raises(ValueError, match="cannot be read as netCDF4"):
+        read_scan_file(tmp_path / "d.h5")
+
+
+@pytest.mark.parametrize("group", ["data", None])
+def test_masks_of_one_dimension_count_for_the_other(tmp_path, group):
+    trains = np.array([12, 10, 11], "u8")
+    of_train = write_array(
+        tmp_path / "t.h5", np.array([True, False, True]), ["trainId"], {"trainId": trains}, "m", group
+    )
+    of_pulse = write_array(tmp_path / "p.h5", np.array([1, 0], "i1"), ["pulse"], {"pulse": [0, 2]}, "m", group)
+    both = write_array(
+        tmp_path / "b.h5", np.ones((2, 3), bool), ["pulse", "trainId"], {"trainId": trains, "pulse": [0, 1]}, "m", group
+    )
+    train, frame = np.array([10, 11, 12, 13], "u8"), np.array([0, 1, 2, 0])
+    known, good = look_up_mask(read_frame_mask(of_train), train, frame)
+    assert known.tolist() == [True, True, True, False]
+    assert good.tolist() == [False, True, True, False]
+    known, good = look_up_mask(read_frame_mask(of_pulse), train, frame)
+    assert known.tolist() == [True, False, True, True]
+    assert good.tolist() == [True, False, False, True]
+    known, _ = look_up_mask(read_frame_mask(both), train, frame)
+    assert known.tolist() == [True, True, False, False]
+
+
+# Laws
+
+
+def test_names_and_pulses_follow_the_pattern():
+    names, name, pulse = frame_names(["pumped", "dark", "pumped", "unpumped"], np.arange(9))
+    assert names == ["pumped", "dark", "unpumped"]
+    assert name.tolist() == [0, 1, 0, 2, 0, 1, 0, 2, 0]
+    assert pulse.tolist() == [0, -1, 1, 2, 3, -1, 4, 5, 6]
+
+
+def test_rounding_gives_equal_bits_for_equal_steps():
+    values = np.array([0.1 * 3, 0.3, np.float32(0.3), 0.2999, -0.04, 0.25, 0.15])
+    binned = bin_values(values, 0.1)
+    assert binned[:4].tolist() == [3 * 0.1] * 4
+    assert binned[4].tobytes() == np.float64(0).tobytes()
+    assert bin_values(np.array([0.25, 0.75]), 0.5).tolist() == [0, 1]  # halves go to the even multiple
+    assert bin_values(np.array([1.234, -0.0]), None).tolist() == [1.234, 0]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(strategies.data())
+def test_kernel_is_exact_for_any_16_bit_values(data):
+    n, n_slots = data.draw(strategies.integers(1, 9)), data.draw(strategies.integers(1, 3))
+    random = np.random.default_rng(data.draw(strategies.integers(0, 2**32)))
+    low = data.draw(strategies.sampled_from([0, 65000, 65535]))
+    images = random.integers(low, 65536, (n, 2048), dtype=np.uint16)
+    slot = np.sort(random.integers(0, n_slots, n))
+    slots, begins = np.unique(slot, return_index=True)
+    order = random.permutation(n)  # the frames lie in memory in any order
+    total, squares = np.zeros((n_slots, 2048), "u8"), np.zeros((n_slots, 2048), "u8")
+    stored, start = images[order].ravel(), np.argsort(order) * 2048
+    sums = sum(
+        add_frames(stored, start, np.append(begins, n), slots, begin, begin + 1024, total, squares)
+        for begin in (0, 1024)
+    )
+    wide = images.astype("u8")
+    np.testing.assert_array_equal(sums, wide.sum(axis=1))
+    for each in range(n_slots):
+        np.testing.assert_array_equal(total[each], wide[slot == each].sum(axis=0))
+        np.testing.assert_array_equal(squares[each], (wide[slot == each] ** 2).sum(axis=0))
+
+
+def test_kernel_holds_65536_frames_of_the_largest_value():
+    values = np.full(1024, 65535, "u2")
+    total, squares = np.zeros((1, 1024), "u8"), np.zeros((1, 1024), "u8")
+    add_frames(values, np.zeros(65536, "i8"), np.array([0, 65536]), np.array([0]), 0, 1024, total, squares)
+    assert (total == 65536 * 65535).all()
+    assert (squares == 65536 * 65535**2).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(strategies.integers(2, 2000), strategies.integers(0, 65535), strategies.integers(0, 2**32))
+def test_standard_errors_lose_nothing(n, level, seed):
+    from fractions import Fraction
+
+    spread = np.random.default_rng(seed).integers(0, 3)
+    values = np.clip(level + np.random.default_rng(seed).integers(-spread, spread + 1, n), 0, 65535).tolist()
+    mean, error = mean_and_error(n, np.array([sum(values)], "u8"), np.array([sum(v * v for v in values)], "u8"))
+    exact = sum((v - Fraction(sum(values), n)) ** 2 for v in values) / (n - 1) / n
+    assert mean[0] == sum(values) / n
+    np.testing.assert_allclose(error[0], float(exact) ** 0.5, rtol=2e-7)
+
+
+@settings(max_examples=30, deadline=None)
+@given(strategies.data())
+def test_mean_energies_do_not_depend_on_order_or_splitting(run, data):
+    chosen = read_selection(run["selection"])
+    random = np.random.default_rng(data.draw(strategies.integers(0, 2**32)))
+    cut = data.draw(strategies.integers(0, len(chosen.bin)))
+    order = random.permutation(len(chosen.bin))
+    parts = [
+        chosen._replace(**{key: getattr(chosen, key)[some] for key in ("bin", "name", "energy")})
+        for some in (order[:cut], order[cut:])
+    ]
+    for one, other in zip(mean_energies([chosen], chosen.values), mean_energies(parts, chosen.values), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_reasons_are_told_in_the_file(run):
+    with h5py.File(run["selection"]) as file:
+        described = file["reason"].attrs["description"]
+        assert all(text in described for text in REASONS)
+        reason, chosen = file["reason"][()], file["bin"][()]
+    np.testing.assert_array_equal(reason == 0, chosen >= 0)
+
+
+def test_runs_that_do_not_fit_are_not_merged(run, tmp_path):
+    selection = tmp_path / "other.h5"
+    select_frames(
+        run["frames"],
+        run["files"]["control"],
+        selection,
+        {},
+        run=RUN,
+        scan="delay",
+        settings=SCAN | {"frame_pattern": ["image"]},
+        xgm=XGM,
+    )
+    with pytest.raises(ValueError, match="different scans or frame names"):
+        join_modules(
+            [run["selection"], selection], [run["sums"], run["sums"]], tmp_path / "x.h5", {}, modules=CHOSEN["modules"]
+        )
+    assert not (tmp_path / "x.h5").exists()
