@@ -14,7 +14,6 @@ configfile: str(Path(workflow.basedir) / "config" / "config.yaml")
 
 
 include: "rules/common.smk"
-include: "rules/common_calibration.smk"
 
 
 workdir: str(SCRATCH)
@@ -45,6 +44,7 @@ include: "rules/links.smk"
 include: "rules/summary.smk"
 include: "rules/mid.smk"
 include: "rules/dssc.smk"
+include: "rules/jungfrau.smk"
 
 
 if config["simulate"] is not None:

@@ -1,6 +1,7 @@
 # AGIPD constants from dark, current-source and X-ray-tube data: gather, process, combine, mask; and their use on data.
 
 
+include: "common_calibration.smk"
 include: "plot_calibration.smk"
 
 

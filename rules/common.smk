@@ -361,7 +361,7 @@ def litpixels_memory(wildcards, threads, attempt):
 
 def all_targets():
     """What the kind of every run asks for; with simulated data also the truth."""
-    return hits_targets() + mid_targets() + dssc_targets()
+    return hits_targets() + mid_targets() + dssc_targets() + jungfrau_targets()
 
 
 def hits_targets():

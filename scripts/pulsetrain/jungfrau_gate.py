@@ -186,32 +186,57 @@ def _deployed_problems(kind, new, panel_ids, path, limits):
     """Implausible jumps against the file in force, and a line that says what was compared with what."""
     if limits.max_changed >= 1:
         return []
-    problems = []
     try:
-        old = read_text_array(path)
+        old = read_comparable(path, new.shape)
         before = [panel for panel, _, _ in panel_lines(path)]
-    except (JungfrauError, OSError) as error:
-        problems.append(f"{kind}: the deployed constants cannot be read: {error}")
-    else:
-        if old.shape != new.shape:
-            panels = ", ".join(panel_ids)
-            problems.append(
-                f"{kind}: the deployed constants have shape {old.shape}, these {new.shape} (panels {panels})"
-            )
-        else:
-            problems += [
-                _jump(change, panel_ids[change.panel], before[change.panel] if before else None)
-                for change in changes(kind, new, old, limits)
-                if change.changed > limits.max_changed
-            ]
+        problems = [
+            _jump(change, panel_ids[change.panel], before[change.panel] if before else None)
+            for change in changes(kind, new, old, limits)
+            if change.changed > limits.max_changed
+        ]
+    except JungfrauError as error:
+        problems = [f"{kind} of the panels {', '.join(panel_ids)}: {error}"]
     if problems:
-        allowed = f"{100 * limits.max_gain_change:g} %" if kind == "pixel_gain" else f"{limits.max_offset_change:g} ADU"
         problems.append(
-            f"{kind} was compared with {path}, which is in force; jungfrau.gate allows changes of {allowed}, larger "
-            f"ones in {100 * limits.max_changed:g} % of the pixels. If the change is meant, set "
-            "jungfrau.gate.max_changed to 1 for this call"
+            f"{kind} was compared with {path}, which is in force; {limits_text(kind, limits)}. If the change is meant, "
+            "set jungfrau.gate.max_changed to 1 for this call"
         )
     return problems
+
+
+def read_comparable(path, shape):
+    """Read deployed constants that others are to be compared with.
+
+    Parameters
+    ----------
+    path : str or Path
+    shape : tuple of int
+        Of the others.
+
+    Returns
+    -------
+    ndarray of float32
+
+    Raises
+    ------
+    JungfrauError
+        If they cannot be read or compared.
+    """
+    try:
+        old = read_text_array(path)
+    except OSError as error:
+        raise JungfrauError(f"the deployed constants cannot be read: {error}") from None
+    except JungfrauError as error:
+        raise JungfrauError(f"the deployed constants are damaged: {error}") from None
+    if old.shape != shape:
+        raise JungfrauError(f"the deployed constants have shape {old.shape}; these have {shape}")
+    return old
+
+
+def limits_text(kind, limits):
+    """What the gate allows, in words."""
+    allowed = f"{100 * limits.max_gain_change:g} %" if kind == "pixel_gain" else f"{limits.max_offset_change:g} ADU"
+    return f"jungfrau.gate allows changes of {allowed}, larger ones in {100 * limits.max_changed:g} % of the pixels"
 
 
 def _jump(change, panel, before):

@@ -20,7 +20,7 @@ ASIC = 256  # pixels
 GAIN = (41.0, -1.39, -0.11)  # [ADU/keV] per gain stage
 OFFSET = (0.0, 14300.0, 15300.0)  # [ADU]
 GAIN_SPREAD, OFFSET_SPREAD = 0.02, 8.0  # of the pixels; relative, [ADU]
-GAIN_DRIFT, OFFSET_DRIFT = 0.003, 2.0  # of the deployed constants against those of the repository
+GAIN_DRIFT, OFFSET_DRIFT = 0.003, 2.0  # between versions of a panel; of the deployed constants, too
 
 PANELS = {  # moduleVersion, firmwareVersion, serialNumber
     "170505-149520170815-3d00b0": (1508613, 22630721062933, 3997872),
@@ -28,6 +28,7 @@ PANELS = {  # moduleVersion, firmwareVersion, serialNumber
     "171113-154920171025-3d00fb": (1511699, 23403815178277, 3997947),
 }
 DIRECTORIES = ("M044", "M068", "M088", "M068_2018")
+VERSIONS = {"M068_2018": "M068"}  # measured again, later
 LINKS = {
     "170505-149520170815-3d00b0-20171025000000": "M068",
     "170505-149520170815-3d00b0-20180601000000": "M068_2018",
@@ -109,6 +110,8 @@ def panel_constants(seed, directory, kind, stage):
         ASICs differ by steps, and pixels in them.
     """
     rng = np.random.default_rng([SEED_PANELS, seed, DIRECTORIES.index(directory), TYPES.index(kind), stage])
+    if directory in VERSIONS:
+        return _drifted(panel_constants(seed, VERSIONS[directory], kind, stage), kind, rng)
     asics = rng.standard_normal((PANEL_SHAPE[0] // ASIC, PANEL_SHAPE[1] // ASIC)).astype(np.float32)
     spread = np.kron(asics, np.ones((ASIC, ASIC), np.float32)) + rng.standard_normal(PANEL_SHAPE, np.float32)
     if kind == "pixel_gain":
@@ -166,7 +169,11 @@ def deployed_files(calib):
 def deployed_constants(seed, kind):
     """What is deployed: the constants of the repository with a small drift."""
     values = detector_constants(seed, DEPLOYED[2], kind)
-    noise = np.random.default_rng([SEED_DEPLOYED, seed, TYPES.index(kind)]).standard_normal(values.shape, np.float32)
+    return _drifted(values, kind, np.random.default_rng([SEED_DEPLOYED, seed, TYPES.index(kind)]))
+
+
+def _drifted(values, kind, rng):
+    noise = rng.standard_normal(values.shape, np.float32)
     if kind == "pixel_gain":
         return values * (1 + np.float32(GAIN_DRIFT) * noise)
     return values + np.float32(OFFSET_DRIFT) * noise
