@@ -17,7 +17,12 @@ XGM = {
     "n_pulses_source": simulate_dssc_files.BUNCHES,
     "n_pulses_key": "sase3.nPulses.value",
 }
-DELAY = {"source": simulate_dssc_files.DELAY, "key": "actualPosition.value", "file": None, "step": simulate_dssc.STEP_PS}
+DELAY = {
+    "source": simulate_dssc_files.DELAY,
+    "key": "actualPosition.value",
+    "file": None,
+    "step": simulate_dssc.STEP_PS,
+}
 SCAN = {
     "variable": DELAY,
     "frame_pattern": list(simulate_dssc.PATTERN),
