@@ -1,4 +1,8 @@
-# What became of each run that was asked for, told at the end of a call.
+# Around the jobs: what is prepared before them, and what became of each run that was asked for, told at the end.
+import gc
+
+# A plan of many runs is millions of objects that all stay; Python looks through them less often for what could go.
+gc.set_threshold(100_000, 50, 100)
 
 
 def needed_jobs(target):

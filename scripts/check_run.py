@@ -4,14 +4,19 @@ Outputs: ``frames/r....h5`` (kept frames trainId, pulseId u8, cellId u2, modules
 /trains) and ``integrity/r....json`` (verdict, counts by reason, findings). docs/file-formats.md has the details.
 """
 
+from pathlib import Path
+
 from pulsetrain.integrity import check_run
 from pulsetrain.provenance import begin_job
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
+    files = list(job.input.files)
+    if Path(files[0]).is_dir():
+        files = [f"{files[0]}/{name}" for name in job.params.sizes]
+    attributes = begin_job(job.rule, dict(job.params), files, job.log[0])
     check_run(
-        files=list(job.input.files),
+        files=files,
         frames=job.output.frames,
         integrity=job.output.integrity,
         run=job.params.run,
