@@ -9,7 +9,7 @@ from pulsetrain.provenance import begin_job, checkout_path
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    attributes = begin_job(job.rule, dict(job.params), [*job.input], job.log[0])
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     settings = dict(job.params.settings)
     if settings["frame_mask"] is not None:
         settings["frame_mask"] = checkout_path(settings["frame_mask"])

@@ -24,7 +24,7 @@ def write_config(place, rows=("235,dssc,raw",), simulate=True, **section):
         "data_root": str(place / "data"),
         "scratch": str(place / "scratch"),
         "runs": str(place / "runs.csv"),
-        "simulate": {"profile": "tiny"} if simulate else None,
+        "simulate": {"profile": "tiny", "sequences": 1} if simulate else None,
         "dssc": {
             "modules": MODULES,
             "scans": {"delay": {"variable": DELAY, "frame_pattern": PATTERN}},
@@ -94,7 +94,7 @@ def test_a_changed_value_reruns_what_depends_on_it(own):
 
 def test_real_files_with_mask_and_two_runs_that_are_merged(own):
     """The simulated files as if they were the facility's; the second run is the first one's copy in other files."""
-    settings = simulate_dssc.settings("tiny", modules=MODULES)
+    settings = simulate_dssc.settings("tiny", modules=MODULES, sequences=1)
     for path in (own / "data").rglob("*.h5"):
         with h5py.File(path, "r+") as file:
             if "rule" in file.attrs:
