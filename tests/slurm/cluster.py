@@ -20,6 +20,8 @@ NEEDED = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "srun", "sacct", "mariadb
 NODES = ("n1", "n2", "n3")
 # Only the tests that switch a node off use these, so that no other test loses its jobs.
 FRAIL_NODES = ("f1", "f2")
+# Partitions of the steady nodes that a test closes for a while, each for one test.
+GATES = ("edited", "unused", "arrivals")
 # What Slurm's commands say while the controller or the accounting daemon is away.
 AWAY = ("Connection refused", "Unable to contact", "Problem talking to the database")
 CPUS = 8
@@ -65,7 +67,7 @@ AccountingStoragePort={accounting_port}
 AccountingStoreFlags=job_comment
 {nodes}
 PartitionName=upex Nodes={steady} Default=YES MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=100 State=UP
-PartitionName=gate Nodes={steady} MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=100 State=UP
+{gates}
 PartitionName=frail Nodes={frail} MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=100 State=UP
 """
 
@@ -257,6 +259,10 @@ class Cluster:
             f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={host} Port={ports.pop()} CPUs={CPUS} "
             f"RealMemory={MEMORY_MB} State=UNKNOWN"
             for node in (*NODES, *FRAIL_NODES)
+        )
+        values["gates"] = "\n".join(
+            f"PartitionName={name} Nodes={values['steady']} MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=100 State=UP"
+            for name in GATES
         )
         (self.root / "slurm.conf").write_text(SLURM_CONF.format(**values))
         (self.root / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))

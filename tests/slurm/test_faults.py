@@ -229,7 +229,7 @@ def test_code_is_edited_while_a_job_is_queued_and_the_job_stops_until_a_start_pl
 ):
     checkout = full_checkout(tmp_path / "checkout")
     edited = checkout / "scripts" / "pulsetrain" / "simulate_files.py"
-    with queued(cluster, snakemake, checkout, "--retries", "1") as run:
+    with queued(cluster, snakemake, checkout, "edited", "--retries", "1") as run:
         edited.write_text(edited.read_text() + "\n# edited\n")
     run.fail()
     # The job plans anew on its node, so by itself it would not notice; nor would the retry.
@@ -246,23 +246,23 @@ def test_code_is_edited_while_a_job_is_queued_and_the_job_stops_until_a_start_pl
 def test_code_that_a_queued_job_does_not_use_is_edited_and_the_job_runs(cluster, snakemake, tmp_path):
     checkout = full_checkout(tmp_path / "checkout")
     edited = checkout / "scripts" / "pulsetrain" / "hits.py"
-    with queued(cluster, snakemake, checkout) as run:
+    with queued(cluster, snakemake, checkout, "unused") as run:
         edited.write_text(edited.read_text() + "\n# edited\n")
     run.succeed()
     assert_simulated(checkout)
 
 
 @contextlib.contextmanager
-def queued(cluster, snakemake, checkout, *options):
-    """A start whose job waits in the queue as long as this lasts."""
-    cluster.close("gate")
+def queued(cluster, snakemake, checkout, gate, *options):
+    """A start whose job waits in the queue of a partition as long as this lasts."""
+    cluster.close(gate)
     try:
-        resources = ["slurm_partition=gate", "mem_mb=1000", "runtime=10"]
+        resources = [f"slurm_partition={gate}", "mem_mb=1000", "runtime=10"]
         run = snakemake(checkout, MODULE_FILE, "--default-resources", *resources, *options)
         cluster.wait_for_jobs(run, "PENDING")
         yield run
     finally:
-        cluster.open("gate")
+        cluster.open(gate)
 
 
 def assert_simulated(checkout):
