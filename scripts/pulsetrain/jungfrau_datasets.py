@@ -156,7 +156,8 @@ def find_detector(descriptions, exp, run, pattern=None):
         raise JungfrauError(
             f"exp={exp}:run={run} has {len(chosen)} Jungfraus"
             + (f" whose names contain {pattern!r}" if pattern else "")
-            + f": {', '.join(chosen)}; say which one with its name or a part of it (option -s)"
+            + f": {', '.join(chosen)}; say which one with its name or a part of it (option -s, or second argument of "
+            "jungfrau_id)"
         )
     held = [each for each in of_run if each.source == chosen[0]]
     # What was written down for this run alone says more than what holds for many.

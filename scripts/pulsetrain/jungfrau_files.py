@@ -5,6 +5,7 @@ reshaped to (3 x panels x 512, 1024). Numbers have nine significant digits, whic
 """
 
 import getpass
+import logging
 import re
 import socket
 import time
@@ -16,6 +17,7 @@ from pulsetrain.jungfrau import UNITS, JungfrauError, detector_id
 from pulsetrain.output import whole_file
 from pulsetrain.provenance import as_text
 
+log = logging.getLogger(__name__)
 NUMBER = "%.9g"
 PANEL_LINE = re.compile(r"# PANEL:\d+ (?P<panel>\S+) from (?P<name>.+), valid from (?P<valid>\S+)")
 
@@ -35,6 +37,8 @@ def write_constants(paths, constants, directories, detector, attributes):
     attributes : dict
         Provenance, comments of the text.
     """
+    for line in _panel_comments(directories):
+        log.info("%s", line)
     for kind, (npy, text) in paths.items():
         array = constants[kind]
         with whole_file(npy) as part:
@@ -44,6 +48,7 @@ def write_constants(paths, constants, directories, detector, attributes):
         with whole_file(text) as part:
             write_text_array(part, array, Path(text).name, _comments(kind, directories, detector), attributes)
             _compare(read_text_array(part), array, text)
+        log.info("%s of shape %s: %s and %s read back the same", kind, array.shape, npy, text)
 
 
 def write_text_array(path, array, name, comments=(), attributes=None):
@@ -154,6 +159,10 @@ def _comment_lines(path):
 def _comments(kind, directories, detector):
     yield f"{kind} of {detector.source}, exp={detector.exp}:run={detector.run} [{UNITS[kind]}]"
     yield f"DETECTOR_ID {detector_id(detector.panel_ids)}"
+    yield from _panel_comments(directories)
+
+
+def _panel_comments(directories):
     for number, each in enumerate(directories):
         link = Path(each.path).name
         arrow = f" -> {link}" if link != each.name else ""

@@ -546,9 +546,6 @@ def test_gain_constants_are_made_deployed_and_made_known(facility, tmp_path):
         assert target.read_bytes() == (tmp_path / f"{stem}_{kind}.txt").read_bytes()
         assert f"deployed {target}\n" in told
         assert f"dcs add {facility}/upload/jungfrau-{F7}_{B0}.h5 -t {kind} -f {stem}_{kind}.txt -T 1500000000" in told
-    code, told, _ = command(facility, "jungfrau_gain_constants", *arguments[:3], cwd=tmp_path)
-    assert code == 0
-    assert told.count("is there with the same numbers: nothing to do") == 2
 
 
 def test_refused_constants_leave_no_file(facility, tmp_path):
