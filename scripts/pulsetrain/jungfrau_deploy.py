@@ -47,9 +47,10 @@ def deploy(root, detector, constants, texts, comment):
     JungfrauError
         With what :func:`deploy_problems` finds; then nothing is deployed.
     """
-    raise_problems("nothing is deployed", deploy_problems(root, detector, constants))
     wanted = {kind: _target(root, detector, kind) for kind in texts}
-    new = {kind: target for kind, target in wanted.items() if not target.exists()}
+    # Looked at before the check, so that a file that somebody deploys meanwhile does not pass unread.
+    new = {kind: target for kind, target in wanted.items() if not os.path.lexists(target)}
+    raise_problems("nothing is deployed", deploy_problems(root, detector, constants))
     _place({target: texts[kind] for kind, target in new.items()})
     for kind, target in wanted.items():
         _note(target, texts[kind], kind, comment, always=kind in new)
