@@ -73,12 +73,12 @@ def test_watch_sends_each_run_to_slurm_once_as_it_arrives(cluster, tmp_path):
         with watching(cluster, checkout) as watcher:
             bring(checkout, 50)
             wait_for(lambda: cluster.running(calls()), 90, "a job of run 50 in the queue", said)
-            # The others come while this one waits in the queue, the second not whole.
+            # The next comes while this one waits in the queue, and is not whole.
             bring(checkout, 51, leave_out=last)
-            bring(checkout, 52)
             cluster.open(GATE)
-            wait_for(lambda: "run 0051: wait, missing" in said(), 90, "a look at the others", said)
+            wait_for(lambda: "run 0051: wait, missing" in said(), 90, "a look at the next", said)
             bring(checkout, 51)
+            bring(checkout, 52)
             assert watcher.wait(120) == 0, said()
     finally:
         cluster.open(GATE)
