@@ -19,12 +19,15 @@ from pulsetrain.detector import MODULE_SHAPE, PIXELS
 from pulsetrain.layout import source_rows
 from pulsetrain.litpixels import image_storage
 from pulsetrain.mid_constants import MODES
+from pulsetrain.output import write_behind
 
 log = logging.getLogger(__name__)
 
 SHARE = 8  # frames that a thread takes at a time
 SAMPLES = 64  # frames of a module whose first rows are looked at for light
 HIGH, MEDIUM = range(MODES)
+FEW_PIXELS = PIXELS // 16  # of a mode: fewer make a chunk of zeros nearly everywhere
+WITHOUT_FILTER = 1  # tells HDF5 that the first filter, gzip, was left out for a chunk
 
 
 class Corrected(NamedTuple):
@@ -129,14 +132,15 @@ def correct_frame(analog, digital, offset, level, good, scale, n_baseline, adu, 
 def create_corrected(group, n_frames, n_modules):
     """Create the datasets of the correction, one frame of one module and mode per chunk.
 
-    Noise does not compress, so values are stored as they are. Chunks of zeros (medium gain without a pixel in it) are
-    not stored at all, and read as zeros.
+    Noise does not compress, so values are stored as they are. Only where few pixels are in a mode, its chunk of `data`
+    is compressed; with none it is not stored at all, and reads as zeros. Chunks lie one after the other in the order in
+    which they are made: large file systems do not like small pieces far from each other.
     """
     shape = (MODES, n_frames, n_modules, *MODULE_SHAPE)
     # Extendible, because HDF5 refuses chunks larger than a fixed extent, which is 0 for a run without frames.
     whole = {"shape": shape, "maxshape": (MODES, None, n_modules, *MODULE_SHAPE), "chunks": (1, 1, 1, *MODULE_SHAPE)}
     adu = group.create_dataset("adu", dtype="f4", **whole)
-    data = group.create_dataset("data", dtype="f4", **whole)
+    data = group.create_dataset("data", dtype="f4", compression="gzip", compression_opts=1, **whole)
     mask = group.create_dataset("mask", dtype=bool, compression="gzip", compression_opts=1, **whole)
     baseline = group.create_dataset("baseline", (n_frames, n_modules), "f4", chunks=None)
     for dataset, units, description in (
@@ -225,7 +229,10 @@ def correct_module(corrected, column, layout, frames_path, module, frames, const
             corrected.adu.id.write_direct_chunk(chunk, adu[mode])
             if not counts[frame, 1 + mode]:
                 continue
-            corrected.data.id.write_direct_chunk(chunk, data[mode])
+            if counts[frame, 1 + mode] < FEW_PIXELS:
+                corrected.data.id.write_direct_chunk(chunk, isal_zlib.compress(data[mode], 1))
+            else:
+                corrected.data.id.write_direct_chunk(chunk, data[mode], WITHOUT_FILTER)
             as_good = mode == HIGH and counts[frame, 1 + mode] == n_good[cell]
             packed = packed_good[cell] if as_good else isal_zlib.compress(mask[mode], 1)
             corrected.mask.id.write_direct_chunk(chunk, packed)
@@ -235,6 +242,7 @@ def correct_module(corrected, column, layout, frames_path, module, frames, const
         try:
             for i in share:
                 correct(block, i, *scratch)
+            write_behind(corrected.adu.file)
         finally:
             free.put(scratch)
 

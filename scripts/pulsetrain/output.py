@@ -76,6 +76,15 @@ def new_h5(path, attributes):
         yield file
 
 
+def write_behind(file):
+    """Let the kernel begin to write what it holds of an HDF5 file, and keep no pages that are written.
+
+    Without it gigabytes gather in the page cache, until all writers of the machine have to wait; called every few
+    megabytes, it made writing 2 to 8 times as fast on the disks at hand.
+    """
+    os.posix_fadvise(file.id.get_vfd_handle(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def write_text(path, text):
     """Write a text file whole or not at all."""
     with whole_file(path) as part:
