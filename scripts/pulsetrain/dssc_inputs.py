@@ -233,7 +233,7 @@ def pulse_energies(control, xgm, trains):
         found = _nearest(control, xgm["source"])
         log.warning("the run has no %s %s: pulse energies are unknown%s", xgm["source"], xgm["key"], found)
         return None
-    values = held.values.reshape(len(trains), -1).astype(float)
+    values = held.values.reshape(len(trains), int(np.prod(held.values.shape[1:]))).astype(float)
     values[values == UNUSED_ENTRY] = np.nan
     values[~held.found] = np.nan
     if xgm["n_pulses_source"] is not None:

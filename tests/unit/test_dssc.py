@@ -23,7 +23,7 @@ from pulsetrain import simulate_dssc
 from pulsetrain.detector import DSSC_SHAPE
 from pulsetrain.dssc_inputs import bin_values, look_up_mask, read_frame_mask, read_scan_file
 from pulsetrain.dssc_join import join_modules, mean_and_error, mean_energies
-from pulsetrain.dssc_selection import REASONS, frame_names, read_selection, select_frames
+from pulsetrain.dssc_selection import REASONS, frame_names, read_selection, select_frames, write_selection
 from pulsetrain.dssc_sums import add_frames, bin_module
 
 RUN = 235
@@ -180,16 +180,31 @@ def test_merged_runs_have_the_bins_of_both(run, tmp_path):
             np.testing.assert_array_equal(data["pumped"][b, 1], mean)
 
 
-def test_sums_do_not_depend_on_blocks_threads_or_groups(run, tmp_path):
-    wanted = read_sums(run["sums"][0])
-    for number, options in enumerate(
-        ({"block_bytes": 1}, {"block_frames": 7, "threads": 2}, {"most_slots": 3}, {"most_slots": 1, "threads": 3})
-    ):
-        path = tmp_path / f"{number}.h5"
-        bin_module(run["frames"], run["selection"], path, {}, module=2, **options)
-        assert_same_sums(read_sums(path), wanted)
-        with h5py.File(path) as one, h5py.File(run["sums"][0]) as other:
-            np.testing.assert_array_equal(one["frame_sum"], other["frame_sum"])
+@settings(max_examples=8, deadline=None)
+@given(strategies.data())
+def test_sums_do_not_depend_on_blocks_threads_groups_or_splitting(run, tmp_path_factory, data):
+    """The frames divided by lot between two selections, each taken in its own way, give together the same sums."""
+    place = tmp_path_factory.mktemp("parts")
+    chosen = read_selection(run["selection"])
+    random = np.random.default_rng(data.draw(strategies.integers(0, 2**32)))
+    in_first = random.random(len(chosen.bin)) < data.draw(strategies.sampled_from([0.5, 0.9, 1]))
+    together = {}
+    for number, part in enumerate((in_first, ~in_first)):
+        selection, sums = place / f"selection{number}.h5", place / f"sums{number}.h5"
+        with h5py.File(selection, "w") as file:
+            write_selection(file, chosen._replace(bin=np.where(part, chosen.bin, -1).astype("i4")))
+            file.attrs.update(chosen.attributes)
+        options = {
+            "block_bytes": data.draw(strategies.sampled_from([1, 10**6, 2**25])),
+            "block_frames": data.draw(strategies.integers(1, 40)),
+            "threads": data.draw(strategies.integers(1, 3)),
+            "most_slots": data.draw(strategies.integers(1, 20)),
+        }
+        bin_module(run["frames"], selection, sums, {}, module=2, **options)
+        for key, (n, total, squares) in read_sums(sums).items():
+            held = together.get(key, (0, 0, 0))
+            together[key] = held[0] + n, held[1] + total, held[2] + squares
+    assert_same_sums(together, read_sums(run["sums"][0]))
 
 
 def test_frame_sums_are_those_of_the_images(run):

@@ -123,6 +123,12 @@ def test_a_run_without_frames_or_energies_is_drawn_too(tmp_path):
     assert "No frame is used." in texts["images"]
 
 
+def test_a_run_without_trains_is_drawn_too(tmp_path):
+    empty = whole_way(tmp_path, simulate_dssc.settings("tiny", modules=[2], trains=0, sequences=1))
+    texts = draw_all(empty, tmp_path)
+    assert "The run has no trains." in texts["scan"]
+
+
 def test_geometry_of_a_file(tmp_path):
     example = DSSC_1MGeometry.example()
     path = str(tmp_path / "geometry.h5")
