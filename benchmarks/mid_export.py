@@ -1,8 +1,8 @@
 """The MID export with the dark correction on 2 threads, from cold cache, against reading the same AGIPD frames.
 
 2 modules, 128 trains, 16 pulses, 1.1 GB of raw data, synthetic. The export writes three times as much, which is what
-limits it; so it is also compared with reading the same bytes and writing as many, without looking at them. Both flush to
-the disk. The data lie in the directory for temporary files (TMPDIR), which has to be on a disk, with 5 GB free.
+limits it; so it is also compared with reading the same bytes and writing as many, without looking at them. Both flush
+to the disk. The data lie in the directory for temporary files (TMPDIR), which has to be on a disk, with 5 GB free.
 """
 
 import logging
