@@ -6,11 +6,12 @@ PLUGIN = "snakemake_executor_plugin_slurm"
 
 
 def ask_steadily(executor):
-    """Mend two habits of the executor plugin for Slurm (2.8.0) that no setting changes; leave other executors alone.
+    """Mend habits of the executor plugin for Slurm (2.8.0) that no setting changes; leave other executors alone.
 
     It waits 10 s longer after each question that found no ended job, up to 180 s, so a chain of short jobs goes on
-    minutes after a longer job ended; now it always waits ``seconds-between-status-checks``. And it does not understand
+    minutes after a longer job ended; now it always waits ``seconds-between-status-checks``. It does not understand
     how accounting writes the state of a job that somebody cancelled, ``CANCELLED by 1234``, and waits for it for ever.
+    And it forgets its jobs after some questions without an answer; now it says so and asks again.
 
     Parameters
     ----------
@@ -22,14 +23,20 @@ def ask_steadily(executor):
         return
     seconds = executor.workflow.remote_execution_settings.seconds_between_status_checks
     plugin.Executor.next_seconds_between_status_checks = property(lambda self: seconds, lambda self, longer: None)
-    plugin.query_job_status = _in_one_word(plugin.query_job_status)
+    plugin.query_job_status = _mended(plugin.query_job_status, seconds)
 
 
-def _in_one_word(query):
-    """Take ``by 1234`` and the like off the states that a query gives."""
+def _mended(query, seconds):
+    """Give states in one word each, and none while there is no answer: then all jobs count as running."""
+    silent = False
 
-    async def one_word_states(command, logger):
+    async def plain_states(command, logger):
+        nonlocal silent
         states, duration = await query(command, logger)
-        return states and {job: state.split(" ")[0] for job, state in states.items()}, duration
+        if states is None and not silent:
+            problem = f"`{command.split()[0]}` gives no states of jobs; it is asked again every {seconds} s"
+            logger.warning(problem)
+        silent = states is None
+        return {job: state.split(" ")[0] for job, state in (states or {}).items()}, duration or 0.0
 
-    return one_word_states
+    return plain_states

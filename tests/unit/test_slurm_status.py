@@ -101,12 +101,19 @@ def test_executor_sees_by_accounting_that_a_job_was_cancelled(executor):
     assert executor.ended == {"2": "error", "3": "success"}
 
 
-def test_question_that_failed_ends_no_job(executor, tmp_path):
+def test_executor_says_once_that_it_gets_no_answer_and_forgets_no_job(executor, tmp_path, caplog):
+    answers = (tmp_path / "sacct").read_text()
     (tmp_path / "sacct").write_text("#!/bin/sh\nexit 1\n")
+    assert still_active(executor, "1", "3") == [], "the plugin by itself forgets them"
     ask_steadily(executor)
-    # The plugin forgets its jobs then, so the profiles let it ask for a day before it gives up.
-    assert still_active(executor, "1", "3") == []
-    assert executor.ended == {}
+    assert still_active(executor, "1", "3") == ["1", "3"]
+    assert still_active(executor, "1", "3") == ["1", "3"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "`sacct` gives no states of jobs; it is asked again every 7 s"
+    ]
+    (tmp_path / "sacct").write_text(answers)
+    assert still_active(executor, "1", "3") == ["1"]
+    assert executor.ended == {"3": "success"}
 
 
 def test_other_executors_stay_as_they_are(executor):
