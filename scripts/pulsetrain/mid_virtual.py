@@ -68,8 +68,8 @@ def add_stripes(virtual, stripes, files, place=(), source_place=()):
         Name as seen from the virtual file, dataset, and rows, of each source file.
     place : tuple of int
         Fixed indices after the first axis of the virtual dataset, such as the module.
-    source_place : tuple of int
-        The same in the source, which has `source_place` axes of unknown length there: (place, length) pairs.
+    source_place : tuple of (int, int)
+        The same in the sources, each with the length of the axis: ((0, 2),) is the first plane of (rows, 2, ...).
     """
     _, _, shape, _, creation = virtual
     tail = shape[1 + len(place) :]
