@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 from pulsetrain import config as settings_of
 from pulsetrain.memory import MOST_CELLS, litpixels_mb
-from pulsetrain.provenance import code_of, is_simulated
+from pulsetrain.provenance import code_of, handed_over_settings, is_simulated
 
 SCHEMAS = Path(workflow.basedir) / "config" / "schemas"
 CONDA = str(Path(workflow.basedir) / "envs" / "pulsetrain.yaml")
@@ -32,13 +32,22 @@ def checked(function, *arguments, **named):
         raise WorkflowError(str(error)) from None
 
 
-config = checked(settings_of.complete_config, config, SCHEMAS / "config.schema.yaml", "the configuration")
+def read_settings():
+    """The configuration and the run table, complete; in a job on a cluster as they were when it was planned."""
+    if (told := handed_over_settings()) is not None:
+        return told
+    complete = checked(settings_of.complete_config, config, SCHEMAS / "config.schema.yaml", "the configuration")
+    checked(settings_of.check_calibrations, complete["calibrations"])
+    names = sorted(complete["calibrations"])
+    table = from_checkout(complete["runs"])
+    return complete, checked(settings_of.read_run_table, table, SCHEMAS / "runs.schema.yaml", names)
+
+
+config, RUNS = read_settings()
 os.environ.update(PULSETRAIN_OUTPUT_MODE=config["output_mode"])
-checked(settings_of.check_calibrations, config["calibrations"])
 DATA_ROOT = from_checkout(config["data_root"])
 SCRATCH = from_checkout(config["scratch"])
 RUN_TABLE = from_checkout(config["runs"])
-RUNS = checked(settings_of.read_run_table, RUN_TABLE, SCHEMAS / "runs.schema.yaml", sorted(config["calibrations"]))
 DETECTOR = config["detector"]
 MODULES = [f"{number:02d}" for number in sorted(DETECTOR["modules"])]
 HIT_MODULES = sorted(DETECTOR["modules"] if config["hits"]["modules"] is None else config["hits"]["modules"])

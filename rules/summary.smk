@@ -61,13 +61,25 @@ def note_call():
     record_call(".", getattr(workflow.scheduler._executor, "run_uuid", None))
 
 
+handed_over = None  # the file with the settings of this call, for its jobs
+
+
 def prepare_jobs():
-    """Tell the jobs by which code they were planned; have Slurm asked for them often enough."""
-    from pulsetrain.provenance import hand_over_code
+    """Tell the jobs by which code and settings they were planned; have Slurm asked for them often enough."""
+    from pulsetrain.provenance import hand_over_code, hand_over_settings
     from pulsetrain.slurm_status import ask_steadily
 
+    global handed_over
+    handed_over = hand_over_settings(".snakemake", config, RUNS)
     hand_over_code(f"{rule.name}.py" for rule in workflow.rules)
     ask_steadily(workflow.scheduler._executor)
+
+
+def end_call():
+    """All jobs have ended: say what became of the runs."""
+    show_summary()
+    if handed_over is not None:
+        handed_over.unlink(missing_ok=True)
 
 
 onstart:
@@ -76,8 +88,8 @@ onstart:
 
 
 onsuccess:
-    show_summary()
+    end_call()
 
 
 onerror:
-    show_summary()
+    end_call()

@@ -15,11 +15,13 @@ from pathlib import Path
 import h5py
 
 from pulsetrain import __version__
+from pulsetrain.output import write_text
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 # The code of the call of snakemake that a job belongs to. Every job inherits it, on a cluster too, and plans once more
 # when it starts: what that says is the code of that moment, not of the call.
 CALL_CODE = "PULSETRAIN_CALL_CODE"
+CALL_SETTINGS = "PULSETRAIN_CALL_SETTINGS"
 
 
 def code_of(script):
@@ -91,6 +93,40 @@ def hand_over_code(scripts):
         if (SCRIPTS / script).is_file():
             code |= code_of(script)
     os.environ[CALL_CODE] = json.dumps(code)
+
+
+def hand_over_settings(directory, config, runs):
+    """Tell all jobs of this call of snakemake the settings they were planned with.
+
+    On a cluster each job reads the configuration again when it starts: with a file that was edited meanwhile it would
+    do something else than what was planned, and what is recorded of it.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Where jobs on all nodes find the file with the settings.
+    config : dict
+        Complete.
+    runs : dict
+        Rows of the run table.
+
+    Returns
+    -------
+    Path
+        The file; it can go when all jobs have ended.
+    """
+    path = (Path(directory) / f"settings_{os.getpid()}_{time.time_ns()}.json").absolute()
+    write_text(path, json.dumps({"config": config, "runs": runs}))
+    os.environ[CALL_SETTINGS] = str(path)
+    return path
+
+
+def handed_over_settings():
+    """Give what :func:`hand_over_settings` told: (config, runs), or None outside the jobs of a call."""
+    if CALL_SETTINGS not in os.environ:
+        return None
+    told = json.loads(Path(os.environ[CALL_SETTINGS]).read_text(encoding="utf-8"))
+    return told["config"], told["runs"]
 
 
 def begin_job(rule, params, inputs, log):

@@ -21,7 +21,7 @@ NODES = ("n1", "n2", "n3")
 # Only the tests that switch a node off use these, so that no other test loses its jobs.
 FRAIL_NODES = ("f1", "f2")
 # Partitions of the steady nodes that a test closes for a while, each for one test.
-GATES = ("edited", "unused", "arrivals")
+GATES = ("edited", "unused", "settings", "arrivals")
 # What Slurm's commands say while the controller or the accounting daemon is away.
 AWAY = ("Connection refused", "Unable to contact", "Problem talking to the database")
 CPUS = 8

@@ -252,6 +252,21 @@ def test_code_that_a_queued_job_does_not_use_is_edited_and_the_job_runs(cluster,
     assert_simulated(checkout)
 
 
+def test_configuration_is_edited_while_a_job_is_queued_and_the_job_does_what_was_planned(cluster, snakemake, tmp_path):
+    checkout = full_checkout(tmp_path / "checkout")
+    with queued(cluster, snakemake, checkout, "settings") as run:
+        change_config(checkout, simulate={"profile": "tiny", "seed": 7})
+        table = checkout / "config" / "runs.csv"
+        table.write_text(table.read_text() + "0051,another,proc,,\n")
+    run.succeed()
+    assert_simulated(checkout)
+    assert json.loads(simulated_attributes(checkout)["params"])["settings"]["seed"] == 1
+    assert not list((checkout / "demo" / "scratch" / ".snakemake").glob("settings_*"))
+    snakemake(checkout, MODULE_FILE).succeed()
+    assert json.loads(simulated_attributes(checkout)["params"])["settings"]["seed"] == 7
+    assert "Nothing to be done" in snakemake(checkout, MODULE_FILE).succeed().text
+
+
 @contextlib.contextmanager
 def queued(cluster, snakemake, checkout, gate, *options):
     """A start whose job waits in the queue of a partition as long as this lasts."""

@@ -68,7 +68,7 @@ def test_links_lead_somewhere(page):
 
 def test_every_rule_is_among_the_steps():
     for path in sorted((REPOSITORY / "rules").glob("*.smk")):
-        for rule in re.findall(r"^rule (\w+):", text_of(path), flags=re.MULTILINE):
+        for rule in re.findall(r"^ *rule (\w+):", text_of(path), flags=re.MULTILINE):
             assert re.search(rf"\b{rule}\b", text_of(DOCS / "steps.md")), f"docs/steps.md does not know {rule}"
 
 
@@ -76,7 +76,7 @@ def test_no_step_is_described_that_is_gone():
     rules = {
         rule
         for path in (REPOSITORY / "rules").glob("*.smk")
-        for rule in re.findall(r"^rule (\w+):", text_of(path), flags=re.MULTILINE)
+        for rule in re.findall(r"^ *rule (\w+):", text_of(path), flags=re.MULTILINE)
     }
     table = re.findall(r"^\| (plot_\w+|report) \|", text_of(DOCS / "steps.md"), flags=re.MULTILINE)
     headings = re.findall(r"^## ([a-z]+(?:_[a-z]+)+)$", text_of(DOCS / "steps.md"), flags=re.MULTILINE)

@@ -137,7 +137,7 @@ def test_hit_modules_must_be_in_use(runs):
 def test_every_script_belongs_to_a_rule_and_every_rule_is_complete():
     rules = {}
     for path in (REPOSITORY / "rules").glob("*.smk"):
-        for block in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+        for block in re.split(r"^ *rule ", path.read_text(), flags=re.MULTILINE)[1:]:
             rules[block.split(":")[0]] = block
     for name, block in rules.items():
         for directive in ("log:", "benchmark:", "conda:", "mem_mb=", "runtime=", '"""', "message:"):
