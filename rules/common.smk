@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from pulsetrain import config as settings_of
 from pulsetrain.memory import MOST_CELLS, litpixels_mb
 from pulsetrain.provenance import code_of, handed_over_settings, is_simulated
+from pulsetrain.run_kinds import run_of, run_targets
 
 SCHEMAS = Path(workflow.basedir) / "config" / "schemas"
 CONDA = str(Path(workflow.basedir) / "envs" / "pulsetrain.yaml")
@@ -76,6 +77,11 @@ def run_row(run):
 def runs_of_kind(kind):
     """Runs of the run table of one kind."""
     return [run for run, row in RUNS.items() if row["kind"] == kind]
+
+
+def targets_of(runs):
+    """Targets of runs, those of each by its kind."""
+    return [target for run in runs for target in run_targets(run, RUNS, config)]
 
 
 def row_of_kind(run, kind):
@@ -385,7 +391,7 @@ def all_targets():
 def hits_targets():
     """The hits of every run of this kind, which ask for all else."""
     runs = runs_of_kind("hits")
-    targets = [f"r{run}_hits.cxi" for run in runs]
+    targets = targets_of(runs)
     if config["simulate"] is not None:
         targets += [f"{DATA}/truth/spb_r{run}.h5" for run in runs]
         targets += [

@@ -132,17 +132,15 @@ def dssc_figure(name):
 def dssc_targets():
     """The pages of all runs of kind dssc and all merges; with simulated data also the truth."""
     runs = runs_of_kind("dssc")
-    names = {scan: [f"r{run}" for run in dssc_config.scan_runs(DSSC, RUNS, scan)] for scan in DSSC["scans"]}
-    unused = [run for run in runs if not any(f"r{run}" in of_scan for of_scan in names.values())]
+    unused = [run for run in runs if not run_targets(run, RUNS, config)]
     if unused:
         raise WorkflowError(
             f"run {', '.join(unused)} of kind dssc: no entry of dssc.scans is for it, so there is nothing to make. Add "
             "one, such as `all: {}` for the average of all images (docs/dssc.md)"
         )
+    targets = targets_of(runs)
     for name in DSSC["merge"]:
-        for scan in dssc_config.merged_scans(DSSC, RUNS, name):
-            names[scan].append(name)
-    targets = [f"report/dssc_{name}_by-{scan}.html" for scan in names for name in names[scan]]
+        targets += [f"report/dssc_{name}_by-{scan}.html" for scan in dssc_config.merged_scans(DSSC, RUNS, name)]
     if config["simulate"] is not None:
         targets += [f"{DATA}/truth/dssc_r{run}.h5" for run in runs]
     return targets

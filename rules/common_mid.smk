@@ -126,7 +126,7 @@ def mid_figure(name):
 def mid_targets():
     """The page of every run of this kind, which asks for its file; with simulated data also the truth."""
     runs = runs_of_kind("mid")
-    targets = [f"report/mid_r{run}.html" for run in runs]
+    targets = targets_of(runs)
     if config["simulate"] is not None:
         targets += [f"{DATA}/truth/mid_r{run}.h5" for run in runs]
     return targets

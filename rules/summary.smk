@@ -25,7 +25,7 @@ def told_job(job, run, failed):
         "about": " ".join(f"{name} {value}" for name, value in wildcards.items()),
         "state": state,
         "log": [str(path) for path in job.log],
-        "of_run": wildcards.get("run") == run,
+        "of_run": run_of(wildcards) == run,
     }
 
 
@@ -39,14 +39,15 @@ def show_summary():
     targets |= {job for target in targets if target.rule.name == "all" for job in workflow.dag.dependencies[target]}
     jobs = {}
     for target in targets:
-        run = target.wildcards_dict.get("run")
+        run = run_of(target.wildcards_dict)
         if run is not None:
             jobs.setdefault(run, set()).update(needed_jobs(target))
     rows = []
     for run in sorted(jobs):
         told = [told_job(job, run, failed) for job in jobs[run]]
         if told:
-            rows.append(describe_run(".", run, sorted(told, key=lambda job: (job["rule"], job["about"]))))
+            kind = RUNS.get(run, {}).get("kind")
+            rows.append(describe_run(".", run, kind, sorted(told, key=lambda job: (job["rule"], job["about"]))))
     if rows:
         write_summary(".", rows)
         sys.stderr.write(

@@ -27,9 +27,10 @@ from pulsetrain.job_costs import (  # noqa: E402
     read_benchmarks,
     short_reasons,
 )
+from pulsetrain.run_kinds import detector_files, run_of  # noqa: E402
 
 # Rules that read all pixels of their module.
-READS_PIXELS = ("count_litpixels", "equalize")
+READS_PIXELS = ("bin_dssc", "count_litpixels", "equalize")
 RUNS_SHOWN = 40
 
 
@@ -56,7 +57,7 @@ def planned_jobs(arguments):
             jobs.append(
                 {
                     "rule": record.rule_name,
-                    "run": given.get("run"),
+                    "run": run_of(given),
                     "module": int(module) if module.isdigit() else None,
                     "threads": record.threads,
                     "reason": record.reason,
@@ -93,9 +94,11 @@ def data_of_runs(settings, runs):
     """
     held = {}
     for run in sorted(runs):
-        stream = settings["runs"].get(run, {}).get("stream", "proc")
-        sizes = module_sizes(run_files(settings["data_root"], run, stream), stream)
-        modules = {module: sum(sizes.get(module, {}).values()) for module in settings["modules"]}
+        modules = {}
+        if run in settings["runs"]:
+            detector = detector_files(run, settings["runs"], settings["config"])[0]
+            sizes = module_sizes(run_files(settings["data_root"], run, detector.directory), detector)
+            modules = {module: sum(sizes.get(module, {}).values()) for module in detector.numbers}
         held[run] = {"modules": modules, "bytes": sum(modules.values()), "frames": _frames(settings["scratch"], run)}
     # A run that was not checked yet: as many frames for its size as the others.
     known = [entry for entry in held.values() if entry["frames"] and entry["bytes"]]

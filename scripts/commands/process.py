@@ -33,7 +33,7 @@ def main(arguments=None):
     try:
         settings = read_settings(BASEDIR, configfiles)
         clear_the_way(settings["scratch"], given.cancel, given.unlock, wait=False, tell=say)
-        check_outputs(BASEDIR, settings["scratch"], settings["runs"], configfiles, say)
+        check_outputs(BASEDIR, settings["scratch"], settings["runs"], settings["config"], configfiles, say)
         options = ["--configfile", *configfiles] if configfiles else []
         command = snakemake_command(BASEDIR, [*more, *options])
     except (ConfigError, InUseError) as error:

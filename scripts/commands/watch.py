@@ -1,6 +1,7 @@
 """Process each run of the table when its files are complete: make watch [PROFILE=slurm] [SETTLE=60]."""
 
 import argparse
+import itertools
 import json
 import signal
 import sys
@@ -14,6 +15,7 @@ from pulsetrain.arrivals import look, read_settings, short_list, sort_runs  # no
 from pulsetrain.config import ConfigError  # noqa: E402
 from pulsetrain.launch import InUseError, check_outputs, clear_the_way, run_snakemake, watch_lock  # noqa: E402
 from pulsetrain.output import write_text  # noqa: E402
+from pulsetrain.run_kinds import run_targets  # noqa: E402
 from pulsetrain.run_status import read_summary  # noqa: E402
 
 STATE = "watch.json"
@@ -32,15 +34,14 @@ def read_state(scratch):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def process_runs(scratch, runs, pattern, options, beat):
+def process_runs(scratch, targets, options, beat):
     """Take runs through one call of snakemake; one by one if they cannot be planned together.
 
     Parameters
     ----------
     scratch : Path
-    runs : list of str
-    pattern : str
-        Target of a run, with ``{run}``.
+    targets : dict
+        {run: list of its targets}
     options : list of str
         Options for snakemake.
     beat : callable
@@ -51,7 +52,8 @@ def process_runs(scratch, runs, pattern, options, beat):
         {run: status}
     """
     began = time.strftime("%Y-%m-%d %H:%M:%S")
-    code = run_snakemake(BASEDIR, [*(pattern.format(run=run) for run in runs), *options], beat)
+    runs = list(targets)
+    code = run_snakemake(BASEDIR, [*itertools.chain(*targets.values()), *options], beat)
     rows = read_summary(scratch)
     told = {run: rows[run]["status"] for run in runs if run in rows and rows[run]["ended"] >= began}
     silent = [run for run in runs if run not in told]
@@ -62,7 +64,7 @@ def process_runs(scratch, runs, pattern, options, beat):
         return told | dict.fromkeys(silent, "failed")
     say("snakemake could not plan these runs together (see above); now one by one")
     for run in runs:
-        told |= process_runs(scratch, [run], pattern, options, beat)
+        told |= process_runs(scratch, {run: targets[run]}, options, beat)
     return told
 
 
@@ -91,14 +93,18 @@ def watch(given, configfiles, options, beat, scratch):
             say(f"{error}\nwaiting until this is corrected")
             _sleep(given.settle, beat)
             continue
-        now = look(settings["data_root"], settings["runs"], settings["modules"])
+        runs, config = settings["runs"], settings["config"]
+        now = look(settings["data_root"], runs, config)
         verdicts = sort_runs(before, now, known)
         told = tell_changes(verdicts, told)
         ready = sorted(run for run, (what, _) in verdicts.items() if what == "start")
         if ready:
             clear_the_way(scratch, given.cancel, given.unlock, tell=say)
-            check_outputs(BASEDIR, scratch, settings["runs"], configfiles, say)
-            statuses = process_runs(scratch, ready, given.target, options, beat)
+            check_outputs(BASEDIR, scratch, runs, config, configfiles, say)
+            targets = {
+                run: [given.target.format(run=run)] if given.target else run_targets(run, runs, config) for run in ready
+            }
+            statuses = process_runs(scratch, targets, options, beat)
             known |= {run: {"signature": now[run]["signature"], "status": status} for run, status in statuses.items()}
             write_text(scratch / STATE, json.dumps(known, indent=1, sort_keys=True) + "\n")
             failed = [run for run in ready if statuses[run] not in ("done", "partial")]
@@ -131,7 +137,7 @@ def main(arguments=None):
     parser.epilog = "All other options are given to snakemake."
     parser.add_argument("--configfile", nargs="+", default=[], help="as for snakemake")
     parser.add_argument("--settle", type=float, default=60, help="seconds between two looks (60)")
-    parser.add_argument("--target", default="r{run}_hits.cxi", help="what to make of each run (r{run}_hits.cxi)")
+    parser.add_argument("--target", help="what to make of each run, such as r{run}_events.h5 (all of its kind)")
     parser.add_argument("--retry", action="store_true", help="try runs again that failed before")
     parser.add_argument("--until-done", action="store_true", help="end when every run of the table was processed")
     parser.add_argument(

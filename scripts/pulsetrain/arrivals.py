@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from pulsetrain import config as settings_of
+from pulsetrain.run_kinds import detector_files
 
 RUN_FILE = re.compile(r"^(?:RAW|CORR)-R(\d{4})-([A-Z]+)(\d\d)-S(\d{5})\.h5$")
 
@@ -45,56 +46,60 @@ def run_files(data_root, run, stream):
     return dict(sorted(files.items()))
 
 
-def module_sizes(files, stream):
-    """Bytes of each detector module of a run.
+def module_sizes(files, detector):
+    """Bytes of each module (or camera) of a detector.
 
     Parameters
     ----------
     files : dict
         As :func:`run_files` gives it.
-    stream : str
+    detector : pulsetrain.run_kinds.DetectorFiles
 
     Returns
     -------
     dict
-        {module number: {sequence number: bytes}}
+        {module number: {sequence number: bytes}}; also of modules that are not in use.
     """
     sizes = {}
     for path, size in files.items():
         match = RUN_FILE.match(path.rsplit("/", 1)[-1])
-        if path.startswith(f"{stream}/") and match[2] == "AGIPD":
+        if path.startswith(f"{detector.directory}/") and match[2] == detector.aggregator:
             sizes.setdefault(int(match[3]), {})[int(match[4])] = size
     return sizes
 
 
-def what_is_missing(files, stream, modules):
-    """Say what a run still lacks; an empty text if every module has the same sequence numbers 0, 1, ... n.
+def what_is_missing(files, detectors):
+    """Say what a run still lacks; an empty text if all modules of a detector have the same sequence numbers 0 to n.
 
     Parameters
     ----------
     files : dict
         As :func:`run_files` gives it.
-    stream : str
-    modules : list of int
-        Modules in use.
+    detectors : list of pulsetrain.run_kinds.DetectorFiles
 
     Returns
     -------
     str
     """
-    sizes = module_sizes(files, stream)
-    held = {module: set(sizes.get(module, {})) for module in sorted(modules)}
-    if not any(held.values()):
-        return f"no detector files in {stream}"
-    wanted = set(range(max(set.union(*held.values())) + 1))
-    lacking = {module: sorted(wanted - numbers) for module, numbers in held.items() if numbers != wanted}
-    count = sum(map(len, lacking.values()))
-    if lacking:
-        module, numbers = next(iter(lacking.items()))
-        text = f"{count} of {len(wanted) * len(held)} detector files, such as AGIPD{module:02d} S{numbers[0]:05d}"
-        return f"{text} (modules {short_list(lacking)})"
+    lacking = next(filter(None, (_what_is_missing(files, detector) for detector in detectors)), "")
     empty = [path for path, size in files.items() if size == 0]
-    return f"contents of {empty[0]} (0 bytes)" if empty else ""
+    return lacking or (f"contents of {empty[0]} (0 bytes)" if empty else "")
+
+
+def _what_is_missing(files, detector):
+    sizes = module_sizes(files, detector)
+    held = {module: set(sizes.get(module, {})) for module in detector.numbers}
+    if held and not any(held.values()):
+        return f"no {detector.aggregator} files in {detector.directory}"
+    wanted = set(range(max(set().union(*held.values()), default=-1) + 1))
+    lacking = {module: sorted(wanted - numbers) for module, numbers in held.items() if numbers != wanted}
+    if not lacking:
+        return ""
+    count = sum(map(len, lacking.values()))
+    module, numbers = next(iter(lacking.items()))
+    example = f"{detector.aggregator}{module:02d} S{numbers[0]:05d}"
+    total = len(wanted) * len(held)
+    return f"{count} of {total} detector files, such as {example} (modules {short_list(lacking)})"
 
 
 def short_list(names, most=4):
@@ -108,7 +113,7 @@ def signature(files):
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def look(data_root, runs, modules):
+def look(data_root, runs, config):
     """Look at the files of all runs of the table.
 
     Parameters
@@ -116,7 +121,8 @@ def look(data_root, runs, modules):
     data_root : str or Path
     runs : dict
         {run: row}, as :func:`pulsetrain.config.read_run_table` gives it.
-    modules : list of int
+    config : dict
+        Complete configuration.
 
     Returns
     -------
@@ -126,7 +132,7 @@ def look(data_root, runs, modules):
     seen = {}
     for run, row in runs.items():
         files = run_files(data_root, run, row["stream"])
-        missing = what_is_missing(files, row["stream"], modules)
+        missing = what_is_missing(files, detector_files(run, runs, config))
         seen[run] = {"signature": signature(files), "missing": missing, "bytes": sum(files.values())}
     return seen
 
@@ -173,7 +179,7 @@ def read_settings(basedir, configfiles=()):
     Returns
     -------
     dict
-        ``config`` (complete), ``data_root``, ``scratch``, ``run_table`` (paths), ``runs`` ({run: row}), ``modules``.
+        ``config`` (complete), ``data_root``, ``scratch``, ``run_table`` (paths), ``runs`` ({run: row}).
     """
     basedir = Path(basedir)
     config = read_config(basedir, configfiles)
@@ -186,7 +192,6 @@ def read_settings(basedir, configfiles=()):
         "scratch": paths["scratch"],
         "run_table": paths["runs"],
         "runs": runs,
-        "modules": sorted(config["detector"]["modules"]),
     }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from pulsetrain.run_kinds import run_targets
 
 CALLS = ".snakemake/calls.json"
 CALLS_KEPT = 50
@@ -231,7 +234,7 @@ def remove_lock(scratch, unlock, tell):
     tell(f"the lock of a killed snakemake was removed ({whose})")
 
 
-def check_outputs(basedir, scratch, runs, configfiles, tell=log.info):
+def check_outputs(basedir, scratch, runs, config, configfiles, tell=log.info):
     """After a killed call: accept outputs that its jobs finished unseen, or remove them (scripts/commands/accept.py).
 
     Parameters
@@ -241,6 +244,8 @@ def check_outputs(basedir, scratch, runs, configfiles, tell=log.info):
     scratch : str or Path
     runs : dict
         Rows of the run table; runs of which no job ever started are left out.
+    config : dict
+        Complete configuration.
     configfiles : list of str
     tell : callable
         Takes a line of text.
@@ -250,17 +255,18 @@ def check_outputs(basedir, scratch, runs, configfiles, tell=log.info):
         return
     logs = " ".join(path.name for path in (Path(scratch) / "logs").glob("*/*.log"))
     held = [run for run, row in sorted(runs.items()) if f"r{run}" in logs or (row["calibration"] or "\0") in logs]
-    if held and not _accept(basedir, held, configfiles):
+    targets = {run: run_targets(run, runs, config) for run in held}
+    if held and not _accept(basedir, itertools.chain(*targets.values()), configfiles):
         # One run that cannot be planned must not keep the others from being checked.
         for run in held:
-            if not _accept(basedir, [run], configfiles):
+            if not _accept(basedir, targets[run], configfiles):
                 tell(f"run {run} cannot be planned (see above); its outputs are not compared with the plan")
     mark.unlink()
 
 
-def _accept(basedir, runs, configfiles):
+def _accept(basedir, targets, configfiles):
     command = [sys.executable, str(Path(basedir) / "scripts" / "commands" / "accept.py")]
-    command += [f"r{run}_hits.cxi" for run in runs]
+    command += targets
     command += ["--configfile", *configfiles] if configfiles else []
     return subprocess.run(command, cwd=basedir, check=False).returncode == 0
 

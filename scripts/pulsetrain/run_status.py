@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from pulsetrain.integrity import finding_lines
 from pulsetrain.output import write_text
 
 COLUMNS = ("run", "status", "hits", "frames_used", "frames_left_out", "rule", "log", "why", "ended")
-STATUSES = ("done", "partial", "failed", "waiting")
 LINES_OF_LOG = 6
 ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Warning|Exit)\b")
 
 
-def describe_run(scratch, run, jobs):
+def describe_run(scratch, run, kind, jobs):
     """Tell what became of a run in one call of snakemake.
 
     Parameters
@@ -27,6 +27,8 @@ def describe_run(scratch, run, jobs):
         Working directory of the workflow.
     run : str
         Four digits.
+    kind : str or None
+        Of the run in the run table; None for one that is not there, such as a run of calibration data.
     jobs : list of dict
         Jobs that the run's target needs and that were to run: ``rule``, ``about`` (run and module, or calibration),
         ``state`` (``done``, ``failed``, ``waiting``), ``log`` (list of paths below `scratch`) and ``of_run`` (whether
@@ -57,11 +59,11 @@ def describe_run(scratch, run, jobs):
         row["why"] = f"snakemake ended before {waiting[0]['rule']} {waiting[0]['about']} was started; start it again"
         return row
     reasons = [findings["reason"]] if findings["is_partial"] and findings["reason"] else []
-    events = _from_events(scratch / "events" / f"r{run}_events.h5")
-    reasons += events.pop("reasons")
+    result = _from_result(scratch, run, kind)
+    reasons += result.pop("reasons")
     if findings["faults"]:
         reasons.append(f"{len(findings['faults'])} findings, such as {findings['faults'][0]}")
-    row |= events
+    row |= result
     row["status"] = "partial" if reasons else "done"
     row["why"] = "; ".join(reasons)
     return row
@@ -125,17 +127,35 @@ def _from_integrity(path):
     }
 
 
-def _from_events(path):
-    """Hits and frames of a run, and why there are fewer than expected."""
-    if not path.is_file():
-        return {"reasons": []}
-    try:
-        with h5py.File(path) as file:
-            status, reason = str(file.attrs["status"]), str(file.attrs["reason"])
-            numbers = {"hits": int(file.attrs["n_hits"]), "frames_used": file["is_hit"].shape[0]}
-    except (OSError, KeyError) as error:
-        return {"reasons": [f"{path.name} cannot be read: {error}"]}
-    return numbers | {"reasons": [] if status == "complete" else [f"{status}: {reason}" if reason else status]}
+def _from_result(scratch, run, kind):
+    """Frames (and hits) in the results of a run, and why there are fewer than expected."""
+    if kind == "mid":
+        return _from_files([scratch / "mid" / f"r{run}.h5"], lambda file: {"frames_used": int(file.attrs["n_frames"])})
+    if kind == "dssc":
+        # One of them for each scan; the numbers are those of the last.
+        paths = sorted((scratch / "dssc").glob(f"r{run}_frames_by-*.h5"))
+        return _from_files(paths, lambda file: {"frames_used": int(np.count_nonzero(file["reason"][()] == 0))})
+    return _from_files(
+        [scratch / "events" / f"r{run}_events.h5"],
+        lambda file: {"hits": int(file.attrs["n_hits"]), "frames_used": file["is_hit"].shape[0]},
+    )
+
+
+def _from_files(paths, numbers_of):
+    told = {"reasons": []}
+    for path in paths:
+        if not path.is_file():
+            continue
+        try:
+            with h5py.File(path) as file:
+                status, reason = str(file.attrs["status"]), str(file.attrs["reason"])
+                told |= numbers_of(file)
+        except (OSError, KeyError) as error:
+            told["reasons"].append(f"{path.name} cannot be read: {error}")
+            continue
+        if status != "complete":
+            told["reasons"].append(f"{status}: {reason}" if reason else status)
+    return told
 
 
 def summary_text(rows):

@@ -3,8 +3,11 @@
 import pytest
 
 from pulsetrain import arrivals
+from pulsetrain.run_kinds import DetectorFiles, detector_files, run_of, run_targets
 
 MODULES = [0, 5]
+AGIPD = DetectorFiles("AGIPD", "proc", MODULES)
+EPIX = DetectorFiles("EPIX", "raw", [1, 2])
 
 
 def put(data_root, name, size=100, run="0050", stream="proc"):
@@ -20,7 +23,7 @@ def put_run(data_root, sequences=2):
 
 
 def missing(data_root):
-    return arrivals.what_is_missing(arrivals.run_files(data_root, "0050", "proc"), "proc", MODULES)
+    return arrivals.what_is_missing(arrivals.run_files(data_root, "0050", "proc"), [AGIPD])
 
 
 def test_complete_run(tmp_path):
@@ -58,7 +61,7 @@ def test_gap_in_all_modules_and_empty_file(tmp_path):
 
 
 def test_no_directory(tmp_path):
-    assert missing(tmp_path) == "no detector files in proc"
+    assert missing(tmp_path) == "no AGIPD files in proc"
 
 
 def test_raw_detector_files_of_a_corrected_run_are_not_waited_for(tmp_path):
@@ -90,3 +93,37 @@ def test_what_to_do_with_each_run():
         "changed": "start",
         "missing": "wait",
     }
+
+
+def test_other_detector_of_the_run_is_waited_for(tmp_path):
+    put_run(tmp_path, sequences=2)
+    both = [AGIPD, EPIX]
+    assert arrivals.what_is_missing(arrivals.run_files(tmp_path, "0050", "proc"), both) == "no EPIX files in raw"
+    put(tmp_path, "RAW-R0050-EPIX01-S00000.h5", stream="raw")
+    message = "1 of 2 detector files, such as EPIX02 S00000 (modules 02)"
+    assert arrivals.what_is_missing(arrivals.run_files(tmp_path, "0050", "proc"), both) == message
+    put(tmp_path, "RAW-R0050-EPIX02-S00000.h5", stream="raw")
+    assert arrivals.what_is_missing(arrivals.run_files(tmp_path, "0050", "proc"), both) == ""
+
+
+def test_kind_says_what_a_run_needs_and_gives():
+    runs = {
+        run: {"kind": kind, "stream": stream}
+        for run, kind, stream in (("0050", "hits", "proc"), ("0110", "mid", "raw"), ("0235", "dssc", "raw"))
+    }
+    scans = {"delay": {"runs": None}, "energy": {"runs": [236]}}
+    config = {"detector": {"modules": [5, 0]}, "mid": {"epix": [2, 1]}, "dssc": {"modules": [3], "scans": scans}}
+    assert detector_files("0050", runs, config) == [AGIPD]
+    assert detector_files("0110", runs, config) == [DetectorFiles("AGIPD", "raw", MODULES), EPIX]
+    assert detector_files("0235", runs, config) == [DetectorFiles("DSSC", "raw", [3])]
+    assert run_targets("0050", runs, config) == ["r0050_hits.cxi"]
+    assert run_targets("0110", runs, config) == ["report/mid_r0110.html"]
+    assert run_targets("0235", runs, config) == ["report/dssc_r0235_by-delay.html"]
+
+
+@pytest.mark.parametrize(
+    ("wildcards", "run"),
+    [({"run": "0050"}, "0050"), ({"name": "r0235", "scan": "delay"}, "0235"), ({"name": "both"}, None), ({}, None)],
+)
+def test_run_of_a_job(wildcards, run):
+    assert run_of(wildcards) == run

@@ -41,20 +41,20 @@ def job(rule, state, of_run=True):
 
 def test_run_with_all_frames_is_done(scratch):
     write_findings(scratch, seen=10, kept=10)
-    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    row = run_status.describe_run(scratch, "0050", "hits", [job("find_hits", "done")])
     assert (row["status"], row["hits"], row["frames_used"], row["frames_left_out"]) == ("done", 3, 10, 0)
     assert row["why"] == ""
 
 
 def test_run_that_lost_frames_is_partial_and_says_why(scratch):
-    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    row = run_status.describe_run(scratch, "0050", "hits", [job("find_hits", "done")])
     assert (row["status"], row["frames_left_out"]) == ("partial", 2)
     assert row["why"] == "10 of 12 frames kept: 2 trains disagree"
 
 
 def test_module_without_frames_is_named(scratch):
     write_findings(scratch, seen=10, kept=10, used=4)
-    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    row = run_status.describe_run(scratch, "0050", "hits", [job("find_hits", "done")])
     assert row["status"] == "partial"
     assert "module 05 without some of the frames" in row["why"]
 
@@ -62,7 +62,7 @@ def test_module_without_frames_is_named(scratch):
 def test_run_without_hits_says_which_key_sets_the_threshold(scratch):
     write_findings(scratch, seen=10, kept=10)
     write_events(scratch, "no hits", "hits.threshold_sigma sets it")
-    row = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    row = run_status.describe_run(scratch, "0050", "hits", [job("find_hits", "done")])
     assert (row["status"], row["why"]) == ("partial", "no hits: hits.threshold_sigma sets it")
 
 
@@ -72,20 +72,20 @@ def test_failed_run_names_rule_log_and_error_without_the_traceback(scratch):
     log.write_text("2026 INFO a\n2026 CRITICAL stopped by an error\nTraceback (most recent call last):\n  File x\n")
     with log.open("a") as file:
         file.write("ValueError: 3 of 4 modules are there\n  set detector.modules\n")
-    row = run_status.describe_run(scratch, "0050", [job("write_cxi", "failed"), job("report", "waiting")])
+    row = run_status.describe_run(scratch, "0050", "hits", [job("write_cxi", "failed"), job("report", "waiting")])
     assert (row["status"], row["rule"], row["log"]) == ("failed", "write_cxi", "logs/write_cxi/r0050.log")
     assert "ValueError: 3 of 4 modules are there\n  set detector.modules" in row["why"]
     assert "Traceback" not in row["why"]
 
 
 def test_killed_job_without_a_log_is_told(scratch):
-    row = run_status.describe_run(scratch, "0050", [job("write_cxi", "failed")])
+    row = run_status.describe_run(scratch, "0050", "hits", [job("write_cxi", "failed")])
     assert "the job was killed before it wrote one" in row["why"]
 
 
 def test_run_behind_a_failed_calibration_waits(scratch):
     jobs = [job("combine_constants", "failed", of_run=False), job("count_litpixels", "waiting")]
-    row = run_status.describe_run(scratch, "0050", jobs)
+    row = run_status.describe_run(scratch, "0050", "hits", jobs)
     assert (row["status"], row["rule"]) == ("waiting", "combine_constants")
     assert row["why"].startswith("behind the failed combine_constants")
 
@@ -101,9 +101,29 @@ def test_long_errors_are_cut_in_the_middle(tmp_path):
 
 
 def test_rows_of_earlier_calls_stay(scratch):
-    first = run_status.describe_run(scratch, "0050", [job("find_hits", "done")])
+    first = run_status.describe_run(scratch, "0050", "hits", [job("find_hits", "done")])
     run_status.write_summary(scratch, [first])
-    run_status.write_summary(scratch, [run_status.describe_run(scratch, "0051", [job("check_run", "failed")])])
+    run_status.write_summary(scratch, [run_status.describe_run(scratch, "0051", "hits", [job("check_run", "failed")])])
     held = run_status.read_summary(scratch)
     assert [held[run]["status"] for run in ("0050", "0051")] == ["partial", "failed"]
     assert "2 runs: 1 partial, 1 failed" in (scratch / "summary.txt").read_text()
+
+
+def test_exported_run_is_told_by_its_file(scratch):
+    write_findings(scratch, seen=10, kept=10)
+    (scratch / "mid").mkdir()
+    with h5py.File(scratch / "mid" / "r0050.h5", "w") as file:
+        file.attrs.update({"n_frames": 8, "status": "partial", "reason": "EPIX-1: no frame: 2"})
+    row = run_status.describe_run(scratch, "0050", "mid", [job("export_mid", "done")])
+    assert (row["status"], row["hits"], row["frames_used"]) == ("partial", "", 8)
+    assert row["why"] == "partial: EPIX-1: no frame: 2"
+
+
+def test_binned_run_is_told_by_its_selections(scratch):
+    write_findings(scratch, seen=10, kept=10)
+    (scratch / "dssc").mkdir()
+    with h5py.File(scratch / "dssc" / "r0050_frames_by-delay.h5", "w") as file:
+        file["reason"] = np.array([0, 0, 3, 0], np.uint8)
+        file.attrs.update({"status": "complete", "reason": ""})
+    row = run_status.describe_run(scratch, "0050", "dssc", [job("bin_dssc", "done")])
+    assert (row["status"], row["frames_used"], row["why"]) == ("done", 3, "")
