@@ -209,7 +209,6 @@ def _write_agipd(group, output, frames, layout, modules, selection, pulse_ids):
     shape = (len(selection.frames), len(modules), *MODULE_SHAPE)
     fill = RAW_FILL if raw else FILL[dtype.name]
     planes = {"data": ((0, 2),), "gain": ((1, 2),)} if raw else {"data": ()}
-    virtual = {name: create_virtual(index, name, shape, dtype, fill) for name in planes}
     sources = [
         (
             _relative(source_path(frames, held["name"]), output),
@@ -218,13 +217,16 @@ def _write_agipd(group, output, frames, layout, modules, selection, pulse_ids):
         )
         for _, held in layout.files.iterrows()
     ]
-    for column, module in enumerate(modules):
+    stripes = []
+    for module in modules:
         file, row = (values[selection.frames] for values in source_rows(layout, module))
-        stripes = find_stripes(file, row, np.arange(len(file)), len(pulse_ids or [0]))
-        for name, plane in planes.items():
-            add_stripes(virtual[name], stripes, sources, (column,), plane)
-    for name in planes:
-        finish_virtual(virtual[name])
+        stripes.append(find_stripes(file, row, np.arange(len(file)), len(pulse_ids or [0])))
+    # One dataset after the other: HDF5 holds some 35 kB per stripe and module until a dataset is there.
+    for name, plane in planes.items():
+        virtual = create_virtual(index, name, shape, dtype, fill)
+        for column, held in enumerate(stripes):
+            add_stripes(virtual, held, sources, (column,), plane)
+        finish_virtual(virtual)
     index["data"].attrs["units"] = "ADU" if raw else "as in the source"
 
 

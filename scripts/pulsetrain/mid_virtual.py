@@ -13,15 +13,15 @@ STRIPE_COLUMNS = ("file", "row", "row_stride", "frame", "frame_stride", "count",
 def find_stripes(file, row, frame, period=1):
     """Describe where frames come from by regular stripes: `count` blocks of `block` rows, `row_stride` rows apart.
 
-    HDF5 opens and reads a virtual dataset in a time that grows with the number of its pieces. One pulse of each of 250
-    trains of a file is one stripe, not 250 pieces.
+    Time and memory that HDF5 takes for a virtual dataset grow with the number of its pieces. One pulse of each of 250
+    trains of a file is one stripe, not 250 pieces; so are several of each, if they are evenly spaced throughout.
 
     Parameters
     ----------
     file, row, frame : ndarray of int, (F,)
         Source file, row in it, and place in the virtual dataset; `frame` ascending.
     period : int
-        Frames per train, if that is a fixed number: so many stripes lie inside each other.
+        Frames per train, if that is a fixed number: so many stripes lie inside each other, where fewer are found so.
 
     Returns
     -------
@@ -30,9 +30,14 @@ def find_stripes(file, row, frame, period=1):
         file, for i < count, j < block. Together the stripes hold each frame exactly once.
     """
     segments = cut_segments(0, file, row, frame)[list(SEGMENT_COLUMNS)[1:]].astype(np.int64)
-    segments["phase"] = segments["frame_start"] % period
+    return min((_join(segments, length) for length in sorted({1, period})), key=len)
+
+
+def _join(segments, period):
+    """Join the segments of each file that have the same place in their period to stripes."""
     stripes = []
-    for (number, _, block), held in segments.groupby(["file", "phase", "count"], sort=True):
+    phase = segments["frame_start"] % period
+    for (number, _, block), held in segments.groupby(["file", phase, "count"], sort=True):
         rows, frames = held["source_start"].to_numpy(), held["frame_start"].to_numpy()
         step = np.stack([np.diff(rows), np.diff(frames)])
         # A selection in HDF5 runs upwards: rows out of order end a stripe.
