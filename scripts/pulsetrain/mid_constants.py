@@ -9,6 +9,7 @@ from pulsetrain.chunks import read_rows
 from pulsetrain.constants import UNKNOWN_THRESHOLD, open_constants
 from pulsetrain.constants_gate import mask_problems
 from pulsetrain.detector import LAB_SHAPE, MODULE_SHAPE, N_MODULES, PIXELS, xfel_from_lab
+from pulsetrain.exdf import BrokenFile, open_file
 
 MODES = 2  # high and medium gain
 OFFSET, LEVEL, BAD = "AnalogOffset", "DigitalGainLevel", "Badpixel"
@@ -55,17 +56,11 @@ def check_dark(path, modules, cells):
     ------
     ValueError
     """
-    with h5py.File(path) as file:
-        problems = _dark_problems(file, modules, cells)
-        if not problems:
-            for module in modules:
-                share = 1 - _dark_good_pixels(file[BAD], module).mean()
-                if share > MOST_BAD:
-                    sense = "1 = good, 0 = bad" if file[BAD].ndim == 2 else "0 = good, all else = bad"
-                    problems.append(
-                        f"{BAD} makes {100 * share:.1f} % of the pixels of module {module:02d} bad. With its "
-                        f"{file[BAD].ndim} axes it is read as {sense}: if the file means the opposite, turn it round"
-                    )
+    try:
+        with open_file(path) as file:
+            problems = _dark_problems(file, modules, cells) or _bad_pixel_problems(file[BAD], modules)
+    except BrokenFile as error:
+        problems = [f"{error}; {error.next_step}"]
     if problems:
         raise ValueError(
             f"{path} (mid.dark) cannot be used:\n"
@@ -95,6 +90,19 @@ def _dark_problems(file, modules, cells):
             problems.append(f"{name} has {held.shape[2]} modules; module {max(modules)} is not among them")
         if name != BAD and len(cells) and cells.max() >= held.shape[1]:
             problems.append(f"{name} has {held.shape[1]} memory cells; the run uses cell {cells.max()}")
+    return problems
+
+
+def _bad_pixel_problems(bad, modules):
+    problems = []
+    for module in modules:
+        share = 1 - _dark_good_pixels(bad, module).mean()
+        if share > MOST_BAD:
+            sense = "1 = good, 0 = bad" if bad.ndim == 2 else "0 = good, all else = bad"
+            problems.append(
+                f"{BAD} makes {100 * share:.1f} % of the pixels of module {module:02d} bad. With its {bad.ndim} axes "
+                f"it is read as {sense}: if the file means the opposite, turn it round"
+            )
     return problems
 
 

@@ -91,3 +91,13 @@ def test_missing_datasets_are_all_named(tmp_path):
         ValueError, match=r"no dataset AnalogOffset\n.*no dataset DigitalGainLevel\n.*expected \(8192, 128\)"
     ):
         mid_constants.check_dark(path, [0], CELLS)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"), [(b"offsets", "no HDF5 file .7 bytes.; copy it again"), (b"", "0 bytes")]
+)
+def test_a_dark_file_that_cannot_be_opened_is_named(tmp_path, contents, message):
+    path = tmp_path / "dark.h5"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=rf"dark.h5 \(mid.dark\) cannot be used:\n.*{message}"):
+        mid_constants.check_dark(path, [0], CELLS)
