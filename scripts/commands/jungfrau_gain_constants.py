@@ -71,6 +71,10 @@ def check_before_deploy(settings, detector, directories, constants):
 
 def write_local(detector, directories, constants):
     """Write the constants to the current directory; {type: text file}."""
+    if not os.access(Path.cwd(), os.W_OK):
+        raise JungfrauError(
+            f"the files go to the current directory {Path.cwd()}, which may not be written; change to another"
+        )
     paths = {kind: tuple(local_name(detector, kind, end) for end in ("npy", "txt")) for kind in TYPES}
     attributes = {
         "pulsetrain_version": __version__,
@@ -94,6 +98,8 @@ def main(arguments=None):
     parser.add_argument("--configfile", action="append", default=[], help="goes over config/config.yaml")
     given = parser.parse_args(arguments)
     if given.dataset is None:
+        if given.deploy or given.upload or given.source:
+            parser.error("say which run with -d, such as -d exp=xcsls3716:run=631")
         parser.print_help()
         return 0
     try:

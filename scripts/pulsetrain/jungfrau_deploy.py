@@ -51,14 +51,16 @@ def deploy(root, detector, constants, texts, comment):
     # Looked at before the check, so that a file that somebody deploys meanwhile does not pass unread.
     new = {kind: target for kind, target in wanted.items() if not os.path.lexists(target)}
     raise_problems("nothing is deployed", deploy_problems(root, detector, constants))
-    _place({target: texts[kind] for kind, target in new.items()})
+    placed = _place({target: (texts[kind], constants[kind]) for kind, target in new.items()})
     for kind, target in wanted.items():
-        _note(target, texts[kind], kind, comment, always=kind in new)
-    return [(target, kind in new) for kind, target in wanted.items()]
+        _note(target, texts[kind], kind, comment, always=target in placed)
+    return [(target, target in placed) for target in wanted.values()]
 
 
 def deploy_problems(root, detector, constants):
-    """Find what keeps constants from getting their place: no experiment, or other constants under their name.
+    """Find what keeps constants from getting their place.
+
+    No experiment, no permission to write, or other constants under their name.
 
     Parameters
     ----------
@@ -78,18 +80,31 @@ def deploy_problems(root, detector, constants):
     problems = []
     for kind, values in constants.items():
         target = _target(root, detector, kind)
-        if not os.path.lexists(target):
-            continue
-        try:
-            if np.array_equal(read_text_array(target), values):
-                continue
-            what = "is there already with other constants and is not replaced"
-        except (JungfrauError, OSError) as error:
-            what = f"is there already, is not replaced, and cannot be compared: {error}"
-        problems.append(
-            f"{target} {what}. If these are to take its place, remove it first: rm {shlex.quote(str(target))}"
-        )
-    return problems
+        problems += [_occupied(target, values)] if os.path.lexists(target) else _forbidden(target)
+    return [problem for problem in dict.fromkeys(problems) if problem]
+
+
+def _occupied(target, values):
+    """Say why a file that is there already cannot stay; '' if it holds these numbers."""
+    try:
+        if np.array_equal(read_text_array(target), values):
+            return ""
+        what = "is there already with other constants and is not replaced"
+    except (JungfrauError, OSError) as error:
+        what = f"is there already, is not replaced, and cannot be compared: {error}"
+    return f"{target} {what}. If these are to take its place, remove it first: rm {shlex.quote(str(target))}"
+
+
+def _forbidden(target):
+    """What has to be written for a new file, and may not be: without HISTORY nobody would know who deployed it."""
+    directory = next(path for path in target.parents if path.exists())
+    history = target.with_name("HISTORY")
+    paths = [directory, history] if history.exists() else [directory]
+    return [
+        f"{path} may not be written by {getpass.getuser()}; ask its owner for write permission"
+        for path in paths
+        if not os.access(path, os.W_OK)
+    ]
 
 
 def upload_commands(repository, detector, texts):
@@ -122,23 +137,32 @@ def _target(root, detector, kind):
 
 
 def _place(copies):
-    """Copy files to new names, all or none."""
+    """Copy {new name: (file, its numbers)}, all or none; give the names that are new.
+
+    A file with the same numbers that somebody else deploys in this moment is as good; who did may count on those placed
+    here.
+    """
     placed = []
     try:
-        for target, text in copies.items():
-            with whole_file(target, replace=False) as part:
-                shutil.copyfile(text, part)
-                if not filecmp.cmp(text, part, shallow=False):
-                    raise JungfrauError(f"{part} does not read back as it was written; nothing is deployed")
+        for target, (text, values) in copies.items():
+            try:
+                with whole_file(target, replace=False) as part:
+                    shutil.copyfile(text, part)
+                    if not filecmp.cmp(text, part, shallow=False):
+                        raise JungfrauError(f"{part} does not read back as it was written; nothing is deployed")
+            except FileExistsError:
+                if _occupied(target, values):
+                    raise JungfrauError(
+                        f"somebody else deployed {target} in this moment; nothing is deployed. Look at it, then call "
+                        "again"
+                    ) from None
+                continue
             placed.append(target)
-    except BaseException as error:
+    except BaseException:
         for path in placed:
             path.unlink()
-        if isinstance(error, FileExistsError):
-            raise JungfrauError(
-                f"somebody else deployed {target} in this moment; nothing is deployed. Look at it, then call again"
-            ) from None
         raise
+    return placed
 
 
 def _note(target, text, kind, comment, always):

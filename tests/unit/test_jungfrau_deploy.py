@@ -440,6 +440,37 @@ def test_of_two_users_at_once_the_first_wins(place, monkeypatch):
     assert list(files_below(root).values()) == [b"theirs"]
 
 
+def test_two_users_with_the_same_constants_at_once_do_not_harm_each_other(place, monkeypatch):
+    """The second one saw the first file of this call and placed the other: neither may go."""
+    root, values, texts = place
+    real = jungfrau_deploy.filecmp.cmp
+
+    def somebody_else(text, part, shallow):
+        if "pixel_offset" in str(text):
+            write_text_array(deployed_path(root, "pixel_offset"), values["pixel_offset"], "theirs")
+        return real(text, part, shallow=shallow)
+
+    monkeypatch.setattr(jungfrau_deploy.filecmp, "cmp", somebody_else)
+    assert [is_new for _, is_new in deploy(root, DETECTOR, values, texts, "")] == [True, False]
+    for kind in KINDS:
+        assert read_text_array(deployed_path(root, kind)).tobytes() == values[kind].tobytes()
+
+
+@pytest.mark.parametrize("forbidden", ["HISTORY", "pixel_offset", "simls3716"])
+def test_place_that_may_not_be_written_is_named_before_anything_is_copied(place, monkeypatch, forbidden):
+    root, values, texts = place
+    if forbidden != "simls3716":
+        history = deployed_path(root, "pixel_offset", "HISTORY")
+        history.parent.mkdir(parents=True)
+        history.touch()
+    before = files_below(root)
+    monkeypatch.setattr(jungfrau_deploy.os, "access", lambda path, mode: Path(path).name != forbidden)
+    with pytest.raises(JungfrauError, match=rf"{forbidden} may not be written by .*; ask its owner") as error:
+        deploy(root, DETECTOR, values, texts, "")
+    assert str(error.value).count("may not be written") == 1
+    assert files_below(root) == before
+
+
 def test_history_keeps_the_lines_of_many_users(place):
     root, values, texts = place
     deploy(root, DETECTOR, values, texts, "")
@@ -506,6 +537,14 @@ def test_commands_are_there_by_name_and_print_help(name):
     done = subprocess.run([Path(sys.executable).parent / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, "run make setup, which links the commands"
     assert done.stdout.startswith(f"usage: {name}")
+
+
+@pytest.mark.parametrize("options", [["-D"], ["-U"], ["-s", "Jungfrau.0"]])
+def test_options_without_a_data_set_are_an_error(facility, options):
+    """Whoever calls it from a script must not think that constants are deployed."""
+    code, told, errors = command(facility, "jungfrau_gain_constants", *options)
+    assert (code, told) == (2, "")
+    assert "say which run with -d, such as -d exp=xcsls3716:run=631" in errors
 
 
 def test_jungfrau_id_prints_what_the_document_shows(tmp_path):
