@@ -88,7 +88,12 @@ def read_datasets(paths):
     for path in map(Path, paths):
         if not path.is_file():
             raise JungfrauError(f"the file of detector descriptions {path} does not exist; correct jungfrau.datasets")
-        found += _read_hdf5(path) if h5py.is_hdf5(path) else _read_yaml(path)
+        try:
+            found += _read_hdf5(path) if h5py.is_hdf5(path) else _read_yaml(path)
+        except OSError as error:
+            raise JungfrauError(
+                f"{path} cannot be read: {error}. Copy it again, or correct jungfrau.datasets"
+            ) from error
     return found
 
 

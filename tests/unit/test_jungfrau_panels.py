@@ -1,5 +1,6 @@
 """Jungfrau: ids, descriptions, the choice of directories and the merged constants, against the simulator's truth."""
 
+import os
 import re
 import sys
 import time
@@ -275,6 +276,13 @@ def test_hdf5_keeps_large_numbers(tmp_path):
     write_hdf5(tmp_path / "y.h5", [(1, -(2**63) + 5, 3)])
     with pytest.raises(JungfrauError, match="firmwareVersion is -92233"):
         read_datasets([tmp_path / "y.h5"])
+
+
+def test_descriptions_that_are_cut_off_are_named(tmp_path):
+    write_hdf5(tmp_path / "x.h5", [(1, 2, 3)])
+    os.truncate(tmp_path / "x.h5", 1000)
+    with pytest.raises(JungfrauError, match=r"/x.h5 cannot be read: .*truncated.*Copy it again"):
+        read_datasets([tmp_path / "x.h5"])
 
 
 class OfPsana:
