@@ -120,7 +120,7 @@ def binned_curve(frames, name):
     whole = np.isfinite(frames.signal) & np.isfinite(frames.value)
     of_name = whole & (frames.name == frames.names.index(name))
     of_dark = whole & (frames.name == frames.names.index(dark)) if dark else np.zeros_like(whole)
-    has_energy = np.isfinite(frames.energy[of_name]).any()
+    has_energy = has_energies(frames, name)
     if has_energy:
         of_name &= np.isfinite(frames.energy)
     rows = []
@@ -139,6 +139,12 @@ def binned_curve(frames, name):
     return *columns[:3], columns[3].astype(int)
 
 
+def has_energies(frames, name):
+    """Whether the pulse energy of any frame of the curve is known."""
+    of_curve = np.isfinite(frames.signal) & np.isfinite(frames.value) & np.isfinite(frames.energy)
+    return bool((of_curve & (frames.name == frames.names.index(name))).any())
+
+
 def _error_of_mean(values):
     return values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
 
@@ -146,7 +152,12 @@ def _error_of_mean(values):
 def draw_curve(frames, joined):
     """Mean signal over the scan, one curve per frame name that is not dark."""
     figure, axes = new_figure(9, 4.8)
-    names = lit_names(frames.names)
+    lit = lit_names(frames.names)
+    names = [name for name in lit if has_energies(frames, name)]
+    known = bool(names)
+    # Without energy a curve would be in another unit on the same axis.
+    missing = [name for name in lit if name not in names] if known else []
+    names = names or lit
     label, _ = scan_label(joined)
     drawn = False
     for name in names:
@@ -161,14 +172,14 @@ def draw_curve(frames, joined):
     if not drawn:
         say_nothing_to_show(axes, "No frame with an X-ray pulse is used.")
         return figure
-    known = np.isfinite(frames.energy[np.isfinite(frames.value)]).any()
     axes.set(
         xlabel=label, ylabel=f"mean signal per pixel [ADU{'/' + (frames.energy_units or 'energy') if known else ''}]"
     )
     subtracted = all(dark_of(name, frames.names) for name in names)
     axes.set_title(
         f"{'dark frames subtracted' if subtracted else 'NOT dark-subtracted: there are no dark frames'}, "
-        f"{'divided by the pulse energy' if known else 'pulse energies unknown'}",
+        f"{'divided by the pulse energy' if known else 'pulse energies unknown'}"
+        f"{missing and f'; {len(missing)} names without any pulse energy are not drawn' or ''}",
         fontsize=10,
     )
     axes.legend()
@@ -231,10 +242,12 @@ def draw_images(joined, geometry):
         figure, axes = new_figure(8, 3)
         say_nothing_to_show(axes, "No frame is used.")
         return figure
-    both = np.concatenate([image[np.isfinite(image)] for _, image, _ in shown])
-    norm = Normalize(*np.percentile(both, [1, 99.5]))
-    panels = [(name, image, units, norm, "viridis") for name, image, units in shown]
-    if len(shown) > 1:
+    norms = {}  # one for all images of a unit
+    for unit in {units for _, _, units in shown}:
+        values = np.concatenate([image[np.isfinite(image)] for _, image, units in shown if units == unit])
+        norms[unit] = Normalize(*np.percentile(values, [1, 99.5]) if len(values) else (0, 1))
+    panels = [(name, image, units, norms[units], "viridis") for name, image, units in shown]
+    if len(shown) > 1 and shown[0][2] == shown[1][2]:
         difference = shown[0][1] - shown[1][1]
         limit = max(np.nanpercentile(np.abs(difference), 99), 1e-12) if np.isfinite(difference).any() else 1
         title = f"{shown[0][0]} - {shown[1][0]}"

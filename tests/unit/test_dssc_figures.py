@@ -1,14 +1,17 @@
 """Numbers behind the pictures of DSSC averages, the pictures themselves, and the page."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from dssc_runs import whole_way
+from dssc_runs import bin_modules, select, whole_way
 from extra_geom import DSSC_1MGeometry
 
 from pulsetrain import dssc_figures, simulate_dssc
 from pulsetrain.dssc_figures import Frames, binned_curve, dark_of
+from pulsetrain.dssc_join import join_modules
 from pulsetrain.dssc_page import write_page
 from pulsetrain.figures import save_figure
 
@@ -69,6 +72,34 @@ def test_images_are_dark_subtracted_and_normalised(run):
     assert np.abs(image[9] - wanted).std() < 0.02
     assert abs((image[9] - wanted).mean()) < 1e-3
     assert np.isnan(image[3]).all()
+
+
+def test_names_without_energies_are_not_drawn_in_the_unit_of_others(run, tmp_path):
+    """The second half of each train is beyond the pulses of the gas monitor: these names have no energy."""
+    pattern = [f"p{i}" for i in range(CHOSEN["cells"])]
+    selection = select(tmp_path, run["frames"], run["files"], scan="cells", frame_pattern=pattern)
+    sums = bin_modules(tmp_path, run["frames"], selection, CHOSEN, scan="cells")
+    joined = tmp_path / "joined.h5"
+    join_modules([selection], [sums], joined, {}, modules=CHOSEN["modules"])
+    frames = dssc_figures.read_frames([selection], [sums])
+    (axes,) = dssc_figures.draw_curve(frames, joined).axes
+    drawn = [text.get_text().split()[0] for text in axes.get_legend().get_texts()]
+    assert drawn == pattern[:4]
+    assert "4 names without any pulse energy are not drawn" in axes.get_title()
+    assert "ADU/" in axes.get_ylabel()
+
+
+def test_images_of_different_units_are_not_subtracted(run, tmp_path):
+    """The first name has energies, the second none."""
+    joined = tmp_path / "joined.h5"
+    shutil.copy(run["joined"], joined)
+    with h5py.File(joined, "r+") as file:
+        file["data/xgm_count_unpumped"][:] = 0
+        file["data/xgm_unpumped"][:] = np.nan
+    figure = dssc_figures.draw_images(joined, DSSC_1MGeometry.example())
+    titles = [axes.get_title() for axes in figure.axes]
+    assert {"pumped", "unpumped"} <= set(titles)
+    assert "pumped - unpumped" not in titles
 
 
 def test_dark_frames_that_belong_to_a_name():
