@@ -97,7 +97,9 @@ def scan_values(variable, control, trains):
     source, key = variable["source"], variable["key"]
     held = collect(control, source, key, trains)
     if held is None:
-        raise ValueError(f"the scan variable {source} {key} is in none of the run's files{_nearest(control, source)}")
+        raise ValueError(
+            f"the scan variable {source} {key} is in none of the run's files{_nearest(control, source, key)}"
+        )
     if held.values.ndim != 1 or held.values.dtype.kind not in "iufb":
         raise ValueError(
             f"the scan variable {source} {key} holds {held.values.dtype} of shape {held.values.shape[1:]} per train; "
@@ -125,10 +127,10 @@ def bin_values(values, step):
     """
     if step is None:
         return values + 0.0  # -0 becomes 0
-    multiples = np.rint(values / step)
-    if np.nanmax(np.abs(multiples), initial=0) >= LARGEST_WHOLE:
-        raise ValueError(f"the scan variable reaches {np.nanmax(np.abs(values)):g}, too many steps of {step:g}")
-    return multiples * step + 0.0
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)  # what is not finite is left out later
+    if largest / step >= LARGEST_WHOLE:
+        raise ValueError(f"the scan variable reaches {largest:g}, too many steps of {step:g}")
+    return np.rint(values / step) * step + 0.0
 
 
 def read_scan_file(path):
@@ -170,7 +172,9 @@ def read_frame_mask(path):
     """
     array = _open_array(path, "mask")
     if array.dtype.kind not in "biu" or not np.isin(array.values, (0, 1)).all():
-        raise ValueError(f"{path}: the mask holds {array.dtype}; expected bool (or whole numbers 0 and 1)")
+        raise ValueError(
+            f"{path}: the mask holds {array.dtype}; expected bool, or whole numbers 0 and 1. Use .astype(bool)"
+        )
     if not array.dims or not set(array.dims) <= {"trainId", "pulse"}:
         raise ValueError(f"{path}: the mask has the dimensions {array.dims}; expected trainId, pulse or both")
     train_id = pulse = None
@@ -230,7 +234,7 @@ def pulse_energies(control, xgm, trains):
         return None
     held = collect(control, xgm["source"], xgm["key"], trains)
     if held is None:
-        found = _nearest(control, xgm["source"])
+        found = _nearest(control, xgm["source"], xgm["key"])
         log.warning("the run has no %s %s: pulse energies are unknown%s", xgm["source"], xgm["key"], found)
         return None
     values = held.values.reshape(len(trains), int(np.prod(held.values.shape[1:]))).astype(float)
@@ -240,10 +244,10 @@ def pulse_energies(control, xgm, trains):
         number = collect(control, xgm["n_pulses_source"], xgm["n_pulses_key"], trains)
         if number is None:
             log.warning(
-                "the run has no %s %s: the gas monitor's pulses end at its first unused entry%s",
+                "the run has no %s %s: all entries of the gas monitor that are not marked as unused count as pulses%s",
                 xgm["n_pulses_source"],
                 xgm["n_pulses_key"],
-                _nearest(control, xgm["n_pulses_source"]),
+                _nearest(control, xgm["n_pulses_source"], xgm["n_pulses_key"]),
             )
         else:
             last = np.where(number.found, number.values.astype(np.int64), values.shape[1])
@@ -301,11 +305,20 @@ def _find(held, wanted):
     return place, held[place] == wanted
 
 
-def _nearest(control, source):
-    """The run's sources with similar names, to end a message with."""
-    names = set()
+def _nearest(control, source, key):
+    """The source's keys or, if no file has it, the sources with similar names; to end a message with."""
+    names, keys = set(), set()
     for path in control:
-        names |= {name.partition("/")[2] for name in list_sources(path)}
+        with open_file(path) as file:
+            names |= {name.partition("/")[2] for name in list_sources(file)}
+            for section in ("CONTROL", "INSTRUMENT"):
+                if f"{section}/{source}" in file:
+                    file[f"{section}/{source}"].visititems(
+                        lambda name, item: keys.add(name.replace("/", ".")) if hasattr(item, "dtype") else None
+                    )
+    if keys:
+        near = difflib.get_close_matches(key, sorted(keys), n=3, cutoff=0.4)
+        return f"; keys of this source: {', '.join(near or sorted(keys)[:3])}"
     device = source.partition(":")[0]
     near = difflib.get_close_matches(device, sorted({name.partition(":")[0] for name in names}), n=3)
     return f"; similar names: {', '.join(near)}" if near else ""

@@ -120,7 +120,7 @@ def select_frames(frames, control, output, attributes, *, run, scan, settings, x
         "label": scanned.label,
         "energy_units": "" if energies is None else energies.units,
         "n_control_files_broken": len(broken),
-        **status_of(account, names, name[used], energy[used]),
+        **status_of(account, names, name[used], energy[used], None if energies else xgm, broken),
     }
     selection = Selection(names, values, bin_of_frame, name, energy, attributes | about)
     with new_h5(output, selection.attributes) as file:
@@ -217,20 +217,43 @@ def count_frames(frames, reason):
     return account
 
 
-def status_of(account, names, name, energy):
-    """Attributes status and reason; warns of frames that should have a pulse energy and have none."""
-    if not account["used"]:
-        return {"status": "empty", "reason": "no frame is used: see the account of the frames"}
+def status_of(account, names, name, energy, lacking, broken):
+    """Attributes status and reason; also logged.
+
+    Parameters
+    ----------
+    account : dict
+        From :func:`count_frames`.
+    names : list of str
+    name, energy : ndarray, (n,)
+        Of the used frames.
+    lacking : dict or None
+        ``source`` and ``key`` of the gas monitor if the run does not have it; source None = none is asked for.
+    broken : list of str
+        Control files that cannot be read.
+    """
+    reasons = []
     lit = np.array([not is_dark(text) for text in names])
     unknown = int(np.isnan(energy[lit[name]]).sum())
-    if not unknown:
-        return {"status": "complete", "reason": ""}
-    reason = (
-        f"{unknown} of {len(name)} used frames have no pulse energy, though their name is not dark: they count for the "
-        "images, not for the mean energies. If each train has more frames than pulses, set max_frames"
-    )
-    log.warning(reason)
-    return {"status": "partial", "reason": reason}
+    if not account["used"]:
+        told = ", ".join(f"{text}: {count}" for text, count in account.items() if count)
+        reasons.append(f"no frame is used ({told or 'the run has none'})")
+    elif unknown and lacking is None:
+        reasons.append(
+            f"{unknown} of {len(name)} used frames have no pulse energy, though their name is not dark: they count for "
+            "the images, not for the mean energies. If each train has more frames than pulses, set max_frames"
+        )
+    elif unknown and lacking["source"] is not None:
+        reasons.append(
+            f"the run has no {lacking['source']} {lacking['key']}, so that pulse energies are unknown; set dssc.xgm if "
+            "its name is another, or dssc.xgm.source: null"
+        )
+    if broken:
+        reasons.append(f"{len(broken)} control files cannot be read ({', '.join(broken)})")
+    for reason in reasons:
+        log.warning(reason)
+    status = "empty" if not account["used"] else "partial" if reasons else "complete"
+    return {"status": status, "reason": "; ".join(reasons)}
 
 
 def write_selection(file, selection):

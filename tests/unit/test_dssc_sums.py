@@ -319,12 +319,59 @@ def test_a_run_without_used_frames_gives_a_valid_empty_file(tmp_path):
         assert file.attrs["status"] == "empty"
 
 
+@pytest.mark.parametrize("step", [None, 0.5])
+def test_scan_values_that_are_no_numbers_leave_out_their_trains(run, tmp_path, step):
+    train_id, values, _ = read_scan_file(run["files"]["scan"])
+    values[:3] = np.inf, -np.inf, np.nan
+    values[3:] = 1.5
+    path = write_array(tmp_path / "scan.h5", values, ["trainId"], {"trainId": train_id})
+    variable = {"source": None, "key": "", "file": path, "step": step}
+    selection = select(tmp_path, run["frames"], run["files"], variable=variable)
+    assert read_selection(selection).values.tolist() == [1.5]
+    assert account_of(selection)["scan value is not a number"] == 3 * CHOSEN["cells"]
+
+
+def test_scan_without_any_train_of_the_run_says_why_it_is_empty(run, tmp_path):
+    path = write_array(tmp_path / "scan.h5", np.ones(2), ["trainId"], {"trainId": np.array([1, 2], "u8")})
+    variable = {"source": None, "key": "", "file": path, "step": None}
+    about = read_selection(select(tmp_path, run["frames"], run["files"], variable=variable)).attributes
+    assert about["status"] == "empty"
+    assert "no frame is used (train without scan value: 96)" in about["reason"]
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern", "status"),
+    [(None, ["a"], "complete"), ("SCS/OTHER:output", ["a"], "partial"), ("SCS/OTHER:output", ["dark"], "complete")],
+)
+def test_only_a_gas_monitor_that_is_asked_for_is_missed(run, tmp_path, source, pattern, status):
+    xgm = XGM | {"source": source}
+    about = read_selection(select(tmp_path, run["frames"], run["files"], xgm=xgm, frame_pattern=pattern)).attributes
+    assert about["status"] == status
+    assert "max_frames" not in about["reason"]
+    assert ("the run has no SCS/OTHER:output data.intensitySa3TD" in about["reason"]) == (status == "partial")
+
+
+def test_control_files_that_cannot_be_read_are_told(run, tmp_path):
+    broken = tmp_path / f"RAW-R{RUN:04d}-DA03-S00000.h5"
+    broken.write_bytes(b"no HDF5")
+    files = run["files"] | {"control": [*run["files"]["control"], broken]}
+    about = read_selection(select(tmp_path, run["frames"], files)).attributes
+    assert about["status"] == "partial"
+    assert about["reason"] == f"1 control files cannot be read ({broken.name})"
+
+
 # Inputs that cannot be used
 
 
 def test_missing_scan_source_names_the_nearest(run):
     variable = SCAN["variable"] | {"source": "SCS_ILH_LAS/DOOCS/PP800_PHASESHIFTR"}
     with pytest.raises(ValueError, match=r"PHASESHIFTR actualPosition.value is in none .* names: .*PP800_PHASESHIFTER"):
+        select(run["place"], run["frames"], run["files"], scan="bad", variable=variable)
+
+
+def test_missing_scan_key_names_the_keys_of_the_source(run):
+    variable = SCAN["variable"] | {"key": "actualPos.value"}
+    with pytest.raises(ValueError, match=r"actualPos.value is in none .*; keys of this source: actualPosition.value"):
         select(run["place"], run["frames"], run["files"], scan="bad", variable=variable)
 
 
