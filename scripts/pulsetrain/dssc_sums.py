@@ -97,11 +97,11 @@ def bin_module(frames, selection, output, attributes, *, module, threads=1, most
                 layout, frames, file, row, members, slot - first, last - first, pool, threads, advance, **block
             )
             frame_sum[members] = of_frames[members]
-            filled = np.flatnonzero(counts[first:last]).tolist()
-            for dataset, of_slot in zip(held, (total, squares), strict=True):
-                packed = pool.map(lambda number, of_slot=of_slot: _pack(of_slot[number]), filled)
-                for number, chunk in zip(filled, packed, strict=True):
-                    dataset.id.write_direct_chunk((*divmod(first + number, n_names), 0, 0), chunk)
+            filled = np.flatnonzero(counts[first:last])
+            places = [(*divmod(first + number, n_names), 0, 0) for number in filled.tolist()]
+            _write_sums(held[0], total, filled, places, pool)
+            _write_sums(held[1], squares, filled, places, pool)
+            del total, squares  # before the next group takes as much
         write_array(out, "frame_sum", frame_sum, "ADU", "all pixels of each frame of the frame table; 0 if not used")
     if n_lacking:
         log.warning("module %d lacks %d of the frames that are used", module, n_lacking)
@@ -254,6 +254,12 @@ def _create_sums(file, name, slots, units):
     dataset.attrs["units"] = units
     dataset.attrs["description"] = "over the frames of a (bin, name, slow_scan, fast_scan)"
     return dataset
+
+
+def _write_sums(dataset, sums, filled, places, pool):
+    """Write rows `filled` of `sums` as the chunks at `places`."""
+    for place, chunk in zip(places, pool.map(lambda number: _pack(sums[number]), filled), strict=True):
+        dataset.id.write_direct_chunk(place, chunk)
 
 
 def _pack(sums):

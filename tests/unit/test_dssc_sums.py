@@ -1,5 +1,8 @@
 """DSSC averages against plain numpy on the simulator's images: exact sums, whatever the order, blocks or runs."""
 
+import time
+import weakref
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -19,7 +22,7 @@ from dssc_runs import (
 )
 from hypothesis import HealthCheck, given, settings, strategies
 
-from pulsetrain import simulate_dssc
+from pulsetrain import dssc_sums, simulate_dssc
 from pulsetrain.detector import DSSC_SHAPE
 from pulsetrain.dssc_inputs import bin_values, look_up_mask, read_frame_mask, read_scan_file
 from pulsetrain.dssc_join import join_modules, mean_and_error, mean_energies
@@ -205,6 +208,24 @@ def test_sums_do_not_depend_on_blocks_threads_groups_or_splitting(run, tmp_path_
             held = together.get(key, (0, 0, 0))
             together[key] = held[0] + n, held[1] + total, held[2] + squares
     assert_same_sums(together, read_sums(run["sums"][0]))
+
+
+def test_sums_of_a_group_are_given_back_before_the_next(run, tmp_path, monkeypatch):
+    """Else a job with many bins would need the memory of two groups."""
+    held, alive, original = [], [], dssc_sums.sum_slots
+
+    def sum_slots(*arguments, **options):
+        deadline = time.monotonic() + 5
+        while any(each() is not None for each in held) and time.monotonic() < deadline:
+            time.sleep(0.01)  # threads of the pool let go of their last work a little later
+        alive.append(sum(each() is not None for each in held))
+        found = original(*arguments, **options)
+        held.extend(weakref.ref(each) for each in found[:2])
+        return found
+
+    monkeypatch.setattr(dssc_sums, "sum_slots", sum_slots)
+    bin_module(run["frames"], run["selection"], tmp_path / "x.h5", {}, module=2, most_slots=4)
+    assert alive == [0] * 4
 
 
 def test_frame_sums_are_those_of_the_images(run):
