@@ -46,7 +46,7 @@ rule export_mid:
         modules=sorted(DETECTOR["modules"]),
         calib=MID["calib"],
         sizes=epix_sizes,
-        dark=mid_dark_size,
+        dark=mid_dark_contents,
         constants=mid_constants_sizes,
     message:
         "run {wildcards.run}: exporting AGIPD and ePix"

@@ -137,3 +137,18 @@ def test_real_files_own_constants_and_a_missing_camera(exported, tmp_path):
     assert "set mid.epix: [1]" in done.stdout
     write_config(tmp_path, mid={"dark": None, "epix": [1]}, **real)
     assert planned(snakemake(tmp_path, "mid/r0110.h5", "-n").stdout) == {"export_mid": 1}
+
+
+def test_a_new_dark_file_of_the_same_name_and_size_runs_the_export_again(exported, tmp_path):
+    shutil.copytree(exported / "data", tmp_path / "data", ignore=shutil.ignore_patterns("truth"))
+    write_config(tmp_path, simulate=None)
+    snakemake(tmp_path, "mid/r0110.h5")
+    dark = tmp_path / "data/dark.h5"
+    size = dark.stat().st_size
+    dark.touch()
+    assert "Nothing to be done" in snakemake(tmp_path, "mid/r0110.h5", "-n").stdout
+    with h5py.File(dark, "r+") as file:
+        file["AnalogOffset"][0, :, 0] += 1
+        file["AnalogOffset"][0, :, 13] += 1
+    assert dark.stat().st_size == size
+    assert planned(snakemake(tmp_path, "mid/r0110.h5", "-n").stdout) == {"export_mid": 1}
