@@ -4,19 +4,14 @@ Outputs: ``frames/r....h5`` (kept frames trainId, pulseId u8, cellId u2, modules
 /trains) and ``integrity/r....json`` (verdict, counts by reason, findings). docs/file-formats.md has the details.
 """
 
-from pathlib import Path
-
 from pulsetrain.integrity import check_run
-from pulsetrain.provenance import begin_job
+from pulsetrain.provenance import begin_job, input_files
 
 if __name__ == "__main__":
     job = snakemake  # noqa: F821
-    files = list(job.input.files)
-    if Path(files[0]).is_dir():
-        files = [f"{files[0]}/{name}" for name in job.params.sizes]
-    attributes = begin_job(job.rule, dict(job.params), files, job.log[0])
+    attributes = begin_job(job.rule, dict(job.params), job.input, job.log[0])
     check_run(
-        files=files,
+        files=input_files(job.input, job.params.sizes),
         frames=job.output.frames,
         integrity=job.output.integrity,
         run=job.params.run,

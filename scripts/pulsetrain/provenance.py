@@ -129,6 +129,12 @@ def handed_over_settings():
     return told["config"], told["runs"]
 
 
+def input_files(inputs, sizes):
+    """Input files of a job; a directory stands for the files in it that the parameter ``sizes`` names."""
+    names = [[f"{name}/{each}" for each in sizes] if Path(name).is_dir() else [str(name)] for name in inputs]
+    return [name for files in names for name in files]
+
+
 def begin_job(rule, params, inputs, log):
     """Start a job: open its log, check its code, and collect what its outputs will say of their origin.
 
@@ -140,7 +146,7 @@ def begin_job(rule, params, inputs, log):
         The rule's parameters; ``params["code"]`` is what :func:`code_of` gave when the job was planned, which on a
         cluster is when it started. What :func:`hand_over_code` told counts more.
     inputs : list of str
-        Input files.
+        Input files; for directories see :func:`input_files`.
     log : str
         Log file; uncaught exceptions land in it too.
 
@@ -170,7 +176,8 @@ def begin_job(rule, params, inputs, log):
             "it again: it will plan with the code as it is now."
         )
     _allow_many_open_files()
-    files = {name: Path(name).stat().st_size for name in sorted(set(map(str, inputs))) if Path(name).is_file()}
+    names = sorted(set(input_files(inputs, params.get("sizes", {}))))
+    files = {name: Path(name).stat().st_size for name in names if Path(name).is_file()}
     return {
         "pulsetrain_version": __version__,
         "git_revision": git_revision(),
