@@ -58,8 +58,9 @@ def compare_modules(tables, min_modules):
     findings += _tell_absences(tables, train_id, coverage, n_frames, reason, min_modules)
     for module, trains in phantom.items():
         if len(trains):
-            message = f"no other module has train {trains[0]} (a flipped bit, or one module ran longer)"
-            next_step = "nothing to do; its frames were left out"
+            more = f" and {len(trains) - 1} more" if len(trains) > 1 else ""
+            message = f"no other module has train {trains[0]}{more} (a flipped bit, or one module ran longer)"
+            next_step = "nothing to do if no files of other modules are missing; the frames were left out"
             findings.append(finding("phantom_train", message, next_step, module, trains=trains))
     columns = {"train_id": train_id, "n_frames": n_frames, "reason": reason, "coverage": coverage}
     return columns | {"start": start, "pulse_id": pulse_id, "cell_id": cell_id, "phantom": phantom}, findings

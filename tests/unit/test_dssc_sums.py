@@ -1,7 +1,9 @@
 """DSSC averages against plain numpy on the simulator's images: exact sums, whatever the order, blocks or runs."""
 
+import json
 import time
 import weakref
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -316,6 +318,17 @@ def test_a_fault_drops_its_trains_and_misplaces_none(tmp_path, fault):
         assert sum(count for text, count in account.items() if text.startswith("check_run")) > 0
     with h5py.File(found["joined"]) as file:
         assert file.attrs["status"] == ("partial" if fault in ("missing_module", "index_off_by_one") else "complete")
+
+
+def test_trains_that_one_module_alone_has_are_told_with_their_number(tmp_path):
+    chosen = simulate_dssc.settings("tiny", modules=[0, 1, 2])
+    files = write_run(tmp_path, chosen)
+    for module in (1, 2):
+        Path(files["modules"][module].pop()).unlink()
+    check(tmp_path, files, chosen)
+    findings = json.loads((tmp_path / "integrity" / f"r{RUN:04d}.json").read_text())["findings"]
+    (phantom,) = [each for each in findings if each["kind"] == "phantom_train"]
+    assert "and 7 more" in phantom["message"]
 
 
 def test_trains_without_pulse_energy_count_for_images_only(tmp_path):
