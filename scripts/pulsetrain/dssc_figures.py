@@ -179,7 +179,7 @@ def draw_curve(frames, joined):
     axes.set_title(
         f"{'dark frames subtracted' if subtracted else 'NOT dark-subtracted: there are no dark frames'}, "
         f"{'divided by the pulse energy' if known else 'pulse energies unknown'}"
-        f"{missing and f'; {len(missing)} names without any pulse energy are not drawn' or ''}",
+        f"{missing and f'\n{len(missing)} names without any pulse energy are not drawn' or ''}",
         fontsize=10,
     )
     axes.legend()
