@@ -176,12 +176,11 @@ def draw_curve(frames, joined):
         xlabel=label, ylabel=f"mean signal per pixel [ADU{'/' + (frames.energy_units or 'energy') if known else ''}]"
     )
     subtracted = all(dark_of(name, frames.names) for name in names)
-    axes.set_title(
-        f"{'dark frames subtracted' if subtracted else 'NOT dark-subtracted: there are no dark frames'}, "
-        f"{'divided by the pulse energy' if known else 'pulse energies unknown'}"
-        f"{missing and f'\n{len(missing)} names without any pulse energy are not drawn' or ''}",
-        fontsize=10,
-    )
+    title = "dark frames subtracted" if subtracted else "NOT dark-subtracted: there are no dark frames"
+    title += ", divided by the pulse energy" if known else ", pulse energies unknown"
+    if missing:
+        title += f"\n{len(missing)} names without any pulse energy are not drawn"
+    axes.set_title(title, fontsize=10)
     axes.legend()
     return figure
 
