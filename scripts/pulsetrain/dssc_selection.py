@@ -44,7 +44,7 @@ class Selection(NamedTuple):
         Scan variable of the bins, ascending.
     bin : ndarray of int32, (N,)
         Of each frame of the run's frame table; -1 = left out.
-    name : ndarray of uint8, (N,)
+    name : ndarray of uint16, (N,)
         Index into `names`.
     energy : ndarray of float64, (N,)
         Pulse energy, NaN where there is none.
@@ -151,7 +151,7 @@ def frame_names(pattern, frame_index):
     -------
     names : list of str
         Each once.
-    name : ndarray of uint8, (N,)
+    name : ndarray of uint16, (N,)
         Index into `names`.
     pulse : ndarray of int64, (N,)
         Number of the X-ray pulse in the train: the k-th frame that is not dark belongs to pulse k. -1 for dark ones.
@@ -161,7 +161,7 @@ def frame_names(pattern, frame_index):
     lit = np.array([not is_dark(name) for name in pattern])
     before = np.cumsum(lit) - lit
     pulse = frame_index // len(pattern) * lit.sum() + before[place]
-    codes = np.array([names.index(name) for name in pattern], np.uint8)
+    codes = np.array([names.index(name) for name in pattern], np.uint16)
     return names, codes[place], np.where(lit[place], pulse, -1)
 
 
