@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,9 @@ import pytest
 
 from slurm.cluster import Cluster, missing_programs, wait_for
 from slurm.cluster_runs import Run
+
+# Started in the background, this and all that it starts would ignore an interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).resolve().parent
 

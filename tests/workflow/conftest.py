@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import yaml
 
 from pulsetrain import simulate, simulate_files, simulate_truth
+
+# Started in the background, this and all that it starts would ignore an interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GEOMETRY = REPOSITORY / "config" / "geometry" / "agipd_simulated.geom"
