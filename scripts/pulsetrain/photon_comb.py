@@ -31,6 +31,11 @@ from numba import njit
 from numba import uint32 as U32
 from numba import uint64 as U64
 
+# Inlined into each other: passing the many arrays and numbers costs more than the short loops inside. Without checks of
+# divisions by zero (the result would be NaN, which has no fit) the loops become vectors.
+compiled = njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+compiled_sums = njit(cache=True, nogil=True, fastmath=True, forceinline=True, error_model="numpy")
+
 BIN_BITS = 1
 BIN = 2**BIN_BITS  # [ADU]: widens a peak of s = 10 ADU by 0.2 %, s = 4 ADU by 1 %
 BINS = 512
@@ -92,7 +97,7 @@ def track_blocks(n_frames):
     return max((n_frames - 1) // block, 2)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
     """Follow the pedestal of one pixel and fill the histogram of the distances to it.
 
@@ -149,7 +154,7 @@ def fill_histogram(series, histogram, track, centre, coarse, index, quarters):
     return FITTED, sigma
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pedestals(frames, track, centre, values):
     """Pedestal at some frames, in ascending order: straight lines between the points of the track, and beyond its ends.
 
@@ -168,7 +173,7 @@ def pedestals(frames, track, centre, values):
         values[i] = track[b] + (track[b + 1] - track[b]) / (centre[b + 1] - centre[b]) * (F32(frames[i]) - centre[b])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _extremes(series):
     low, high = series[1], series[1]
     for i in range(U64(1), U64(series.size)):
@@ -177,7 +182,7 @@ def _extremes(series):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _coarse_pedestal(part, reference, coarse):
     """Lowest of the high peaks in a histogram of 8 ADU, smoothed over 3 bins."""
     lowest, highest = coarse.size, 0
@@ -199,7 +204,7 @@ def _coarse_pedestal(part, reference, coarse):
     return F32((found << COARSE) + (1 << (COARSE - 1)) - LARGEST_SPREAD)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _three(counts, b):
     total = counts[b]
     if b > 0:
@@ -209,7 +214,7 @@ def _three(counts, b):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _near(series, first, last, around, width):
     """Number of samples closer than `width` to `around`, and the sum of their distances; all 16 bits wide.
 
@@ -224,7 +229,7 @@ def _near(series, first, last, around, width):
     return n, s
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _settle(series, first, last, reference, around, width):
     """Move to the mean of the samples first .. last - 1 within `width`, until it stays; also the number of these."""
     n = 0
@@ -248,7 +253,7 @@ def _settle(series, first, last, reference, around, width):
     return around, n
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled_sums
 def _deviation(series, first, last, reference, around, width):
     """Standard deviation of the samples first .. last - 1 within `width`."""
     n, total, limit = I32(0), F32(0), F32(width)
@@ -260,7 +265,7 @@ def _deviation(series, first, last, reference, around, width):
     return math.sqrt(total / max(n, 1))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _follow(series, reference, start, width, track, centre, coarse):
     """Points of the pedestal track; False if the pedestal is lost."""
     blocks = track.size
@@ -284,7 +289,7 @@ def _follow(series, reference, start, width, track, centre, coarse):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count(series, first, last, base, slope, reference, index, quarters):
     """Add samples less a straight line to the four partial histograms; `base` holds at frame `first`.
 
@@ -313,7 +318,7 @@ def _count(series, first, last, base, slope, reference, index, quarters):
         quarters[0, U64(index[i])] += U32(1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_start(histogram, sigma, min_spacing, smooth):
     """Place of the one-photon peak: the highest rise above the lowest valley in front of it.
 
@@ -349,7 +354,7 @@ def find_start(histogram, sigma, min_spacing, smooth):
     return moment / total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def box_sums(histogram, half, smooth):
     """Sums over 2 * half + 1 bins around each bin; 0 where they do not fit."""
     smooth[: half + 1] = 0
@@ -363,7 +368,7 @@ def box_sums(histogram, half, smooth):
         total -= I64(histogram[i - U64(half)])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fit_comb(histogram, sigma, shared, min_spacing, smooth, rows, result):
     """Fit the comb of one pixel.
 
@@ -427,7 +432,7 @@ def fit_comb(histogram, sigma, shared, min_spacing, smooth, rows, result):
     return FITTED
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shared_score(histogram, p, rows):
     """Slope of the log likelihood of a fitted pixel along r, and the information on r, the other parameters being free.
 
@@ -459,7 +464,7 @@ def shared_score(histogram, p, rows):
     return left_slope, left
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _first_parameters(histogram, spacing, sigma, shared, p):
     """Areas from the frames within half a spacing of each peak."""
     p[MU], p[G], p[S], p[R] = 0.0, spacing, max(sigma, SMALLEST_SIGMA), shared
@@ -472,7 +477,7 @@ def _first_parameters(histogram, spacing, sigma, shared, p):
     p[FLOOR] = 0.05
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def model_rows(p, first, last, with_shared, rows):
     """Model and its derivatives in the bins first .. last - 1.
 
@@ -520,7 +525,7 @@ def model_rows(p, first, last, with_shared, rows):
             )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _normal(start, s, n, density, distance, below):
     """Normal density, distance from its centre in sigmas, and its integral, at start, start + 1, ...
 
@@ -557,7 +562,7 @@ def _normal(start, s, n, density, distance, below):
 # float32 doubles their width, and its 24 bits are ample: a step needs to be right to some percent of the error.
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled_sums
 def _add_peak(n, area, k, s, density, distance, d_mu, d_g, d_s):
     """Derivatives of area * density, of the peak of k photons."""
     slope, slope_g, one = F32(area / s), F32(k * area / s), F32(1)
@@ -569,7 +574,7 @@ def _add_peak(n, area, k, s, density, distance, d_mu, d_g, d_s):
         d_s[i] += slope * density[i] * (distance[i] * distance[i] - one)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled_sums
 def _add_shape(n, area, share, density, shape, model):
     height, part = F32(area * share), F32(share)
     for i in range(n):
@@ -578,7 +583,7 @@ def _add_shape(n, area, share, density, shape, model):
         model[i] += height * density[i]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled_sums
 def _add_shared_slope(n, area, g, below_before, below, density, d_r):
     """Derivative along r of the peak of k photons with its shelf, which reaches down to the peak of k - 1."""
     over_g, whole = F32(1 / g), F32(area)
@@ -586,7 +591,7 @@ def _add_shared_slope(n, area, g, below_before, below, density, d_r):
         d_r[i] += whole * ((below_before[i] - below[i]) * over_g - density[i])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled_sums
 def _add_shelf_shape(n, area, shared, g, below_before, below, shape, model):
     part, height = F32(shared / g), F32(area * shared / g)
     for i in range(n):
@@ -595,7 +600,7 @@ def _add_shelf_shape(n, area, shared, g, below_before, below, shape, model):
         model[i] += height * (below_before[i] - below[i])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled_sums
 def _add_shelf(n, height, k, g, densities, distances, below, rows):
     """Derivatives of the shelf along mu, g and s; height = area * r / g."""
     u, t, y, z = densities[0], densities[1], distances[0], distances[1]
@@ -609,7 +614,7 @@ def _add_shelf(n, height, k, g, densities, distances, below, rows):
         d_s[i] += high * (z[i] * t[i] - y[i] * u[i])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _equations(histogram, p, n_parameters, rows, information, gradient):
     """Fisher information and gradient of the log likelihood, without what is held at a bound."""
     first = max(1, int(ZERO_BIN + p[MU] - REACH * p[S]))
@@ -626,7 +631,7 @@ def _equations(histogram, p, n_parameters, rows, information, gradient):
             gradient[a] = 0
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled_sums
 def _information(counts, n_parameters, rows, information, gradient):
     """Sums over the bins; overwrites work space in `rows`."""
     n = counts.size
@@ -654,7 +659,7 @@ def _information(counts, n_parameters, rows, information, gradient):
             information[b, a] = total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _factorise(matrix, n):
     """Replace the lower triangle of the first n rows and columns by its Cholesky factor; False if there is none."""
     for i in range(n):
@@ -671,7 +676,7 @@ def _factorise(matrix, n):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _substitute(factor, n, vector):
     """Replace the first n elements of `vector` by the solution of the equations with this Cholesky factor."""
     for i in range(n):
@@ -684,7 +689,7 @@ def _substitute(factor, n, vector):
         vector[i] /= factor[i, i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _step(p, step):
     """Go one step, not farther than the model is nearly linear."""
     p[MU] += min(max(step[MU], -p[S]), p[S])
@@ -694,7 +699,7 @@ def _step(p, step):
         p[a] = max(p[a] + step[a], 0.1 * p[a], LOWEST_FLOOR if a == FLOOR else LOWEST_AREA)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def valley_depth(histogram, p, smooth):
     """Height of the lower of the peaks of no and one photon above the valley between them [frames / bin].
 

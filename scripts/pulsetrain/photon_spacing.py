@@ -281,7 +281,7 @@ def asic_sample(asic):
     return np.arange(SHARED_FIRST, len(asic), SHARED_STRIDE)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def turn(frames, series, first):
     """Copy frames (n, pixels) to series (pixels, frames), from frame `first` on."""
     n, pixels = frames.shape
@@ -293,7 +293,7 @@ def turn(frames, series, first):
                     series[p, U64(first) + f] = frames[f, p]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def comb_scores(counts, status, values, scores):
     """Slope and information along the shared fraction of each fitted pixel, (pixels, 2); the rest is left as it is."""
     rows = np.empty((comb.N_ROWS, comb.BINS), np.float32)
@@ -302,7 +302,7 @@ def comb_scores(counts, status, values, scores):
             scores[p] = comb.shared_score(counts[p], values[p, comb.FIRST_PARAMETER :], rows)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _fill(series, counts, sigma, status, thinned, drift, frame):
     n_blocks = comb.track_blocks(series.shape[1])
     track, centre = np.empty(n_blocks, np.float32), np.empty(n_blocks, np.float32)
@@ -318,7 +318,7 @@ def _fill(series, counts, sigma, status, thinned, drift, frame):
             drift[p] += np.float32(series[p, 1])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _fit(counts, sigma, shared, min_spacing, status, values):
     smooth, rows = np.empty(comb.BINS, np.int64), np.empty((comb.N_ROWS, comb.BINS), np.float32)
     for p in range(len(counts)):
