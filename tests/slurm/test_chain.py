@@ -56,7 +56,8 @@ def expected(text, profile):
     """Number of Slurm jobs by rule or group: all that is planned, but none for local rules and one for each group."""
     groups = groups_of(profile)
     planned = {rule: number for rule, number in planned_jobs(text).items() if rule not in LOCAL_RULES}
-    return {rule: n for rule, n in planned.items() if rule not in groups} | dict.fromkeys(groups.values(), 1)
+    alone = {rule: n for rule, n in planned.items() if rule not in groups}
+    return alone | {groups[rule]: 1 for rule in planned if rule in groups}
 
 
 def planned_jobs(text):
