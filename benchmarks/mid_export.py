@@ -1,10 +1,11 @@
 """The MID export with the dark correction on 2 threads, from cold cache, against reading the same frames.
 
-Twice, with synthetic data. First as in the older program's own example: 2 modules, one pulse of 800 trains, both ePix,
-2.2 GB; the frames of the ePix are part of the input, and are referred to in the export. Then AGIPD alone, as if many
-pulses were chosen: 16 pulses of 128 trains, 1.1 GB. That export writes three times what it reads, which is what limits
-it; so it is also compared with reading the same bytes and writing as many, without looking at them. All flush to the
-disk. The data lie in the directory for temporary files (TMPDIR), which has to be on a disk, with 6 GB free.
+Twice, with synthetic data. `mid_export_vs_read`: AGIPD alone, 2 modules, 16 pulses of 128 trains, 1.1 GB. The export
+writes three times what it reads, which is what limits it; so it is also compared with reading the same bytes and
+writing as many, without looking at them. `mid_export_with_epix_vs_read`: as in the older program's own example, 2
+modules, one pulse of 800 trains, both ePix, 2.2 GB; there the frames of the ePix count as input, although the export
+refers to them without reading them. All flush to the disk. The data lie in the directory for temporary files (TMPDIR),
+which has to be on a disk, with 6 GB free.
 """
 
 import logging
@@ -172,17 +173,13 @@ def measure(folder, trains, cells, with_epix):
 def main():
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as name:
-        best = measure(Path(name), trains=800, cells=1, with_epix=True)
+        best = measure(Path(name), trains=128, cells=16, with_epix=False)
     report("mid_export_vs_read", best["ours"] / best["read"], "<= 2")
+    report("mid_export_vs_read_and_write", best["ours"] / best["copy"], "<= 1.2")
     report("mid_export_without_correction_vs_read", best["virtual"] / best["read"], "<= 2")
     with tempfile.TemporaryDirectory() as name:
-        best = measure(Path(name), trains=128, cells=16, with_epix=False)
-    report(
-        "mid_export_agipd_alone_vs_read",
-        best["ours"] / best["read"],
-        "none, writing limits it",
-    )
-    report("mid_export_agipd_alone_vs_read_and_write", best["ours"] / best["copy"], "<= 1.2")
+        best = measure(Path(name), trains=800, cells=1, with_epix=True)
+    report("mid_export_with_epix_vs_read", best["ours"] / best["read"], "<= 2")
 
 
 if __name__ == "__main__":

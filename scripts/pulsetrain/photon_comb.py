@@ -32,7 +32,7 @@ from numba import uint32 as U32
 from numba import uint64 as U64
 
 # Inlined into each other: passing the many arrays and numbers costs more than the short loops inside. Without checks of
-# divisions by zero (the result would be NaN, which has no fit) the loops become vectors.
+# divisions by zero the loops become vectors; no divisor can be 0: widths, spacings and the floor have lower bounds.
 compiled = njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 compiled_sums = njit(cache=True, nogil=True, fastmath=True, forceinline=True, error_model="numpy")
 
