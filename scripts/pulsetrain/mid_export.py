@@ -16,7 +16,7 @@ from pulsetrain.mid_constants import check_dark, read_dark, read_own
 from pulsetrain.mid_correct import correct_module, create_corrected
 from pulsetrain.mid_epix import EPIX_SHAPE, PIXELS, epix_aggregator, epix_source, find_epix_trains
 from pulsetrain.mid_trains import count_reasons, read_agipd_trains, select_trains
-from pulsetrain.mid_virtual import add_stripes, create_virtual, find_stripes, finish_virtual
+from pulsetrain.mid_virtual import add_stripes, create_virtual, find_pieces, finish_virtual
 from pulsetrain.output import new_h5, write_array
 from pulsetrain.photons import photon_energy
 from pulsetrain.progress import progress
@@ -217,14 +217,12 @@ def _write_agipd(group, output, frames, layout, modules, selection, pulse_ids):
         )
         for _, held in layout.files.iterrows()
     ]
-    stripes = []
-    for module in modules:
-        file, row = (values[selection.frames] for values in source_rows(layout, module))
-        stripes.append(find_stripes(file, row, np.arange(len(file)), len(pulse_ids or [0])))
-    # One dataset after the other: HDF5 holds some 35 kB per stripe and module until a dataset is there.
+    rows = [[values[selection.frames] for values in source_rows(layout, module)] for module in modules]
+    pieces = find_pieces(rows, len(pulse_ids or [0]))
+    # One dataset after the other: HDF5 holds all pieces until a dataset is there.
     for name, plane in planes.items():
         virtual = create_virtual(index, name, shape, dtype, fill)
-        for column, held in enumerate(stripes):
+        for column, held in enumerate(pieces):
             add_stripes(virtual, held, sources, (column,), plane)
         finish_virtual(virtual)
     index["data"].attrs["units"] = "ADU" if raw else "as in the source"
@@ -239,7 +237,7 @@ def _write_camera(group, output, camera, place):
         (_relative(held.path, output), f"INSTRUMENT/{epix_source(camera.number)}/{PIXELS}", int(held.rows))
         for held in camera.files.itertuples()
     ]
-    add_stripes(virtual, find_stripes(file, row, np.arange(len(place))), sources)
+    add_stripes(virtual, *find_pieces([(file, row)]), sources)
     finish_virtual(virtual).attrs["units"] = "ADU"
 
 

@@ -1,5 +1,8 @@
 """Virtual datasets of some rows of many files, in few pieces."""
 
+from itertools import groupby
+from operator import attrgetter
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -7,14 +10,40 @@ import pandas as pd
 from pulsetrain.integrity import cut_segments
 from pulsetrain.layout import SEGMENT_COLUMNS
 
-STRIPE_COLUMNS = ("file", "row", "row_stride", "frame", "frame_stride", "count", "block")
+STRIPE_COLUMNS = ("piece", "file", "row", "row_stride", "frame", "frame_stride", "count", "block")
+MOST_PIECES = 10_000  # of a virtual dataset: HDF5 needs up to 80 kB for each, to write it and to read it
+
+
+def find_pieces(sources, period=1):
+    """Describe where the frames of each module come from, in no more pieces than HDF5 has memory for.
+
+    Each stripe is a piece, which is fast to read. Where these are too many (irregular pulses and lost trains), all
+    that is taken from a file is one piece: then reading blocks of frames is slow, reading single frames is not.
+
+    Parameters
+    ----------
+    sources : list of (ndarray of int, ndarray of int)
+        Source file and row in it of each frame, of each module.
+    period : int
+        See :func:`find_stripes`.
+
+    Returns
+    -------
+    list of pandas.DataFrame
+        Of each module: columns STRIPE_COLUMNS, rows of a piece one after the other.
+    """
+    frame = np.arange(len(sources[0][0]))
+    pieces = [find_stripes(file, row, frame, period) for file, row in sources]
+    if sum(map(len, pieces)) > MOST_PIECES:
+        return [unite_stripes(file, row, frame, period) for file, row in sources]
+    return pieces
 
 
 def find_stripes(file, row, frame, period=1):
     """Describe where frames come from by regular stripes: `count` blocks of `block` rows, `row_stride` rows apart.
 
-    Time and memory that HDF5 takes for a virtual dataset grow with the number of its pieces. One pulse of each of 250
-    trains of a file is one stripe, not 250 pieces; so are several of each, if they are evenly spaced throughout.
+    One pulse of each of 250 trains of a file is one stripe, not 250; so are several of each, if they are evenly spaced
+    throughout.
 
     Parameters
     ----------
@@ -33,6 +62,20 @@ def find_stripes(file, row, frame, period=1):
     return min((_join(segments, length) for length in sorted({1, period})), key=len)
 
 
+def unite_stripes(file, row, frame, period=1):
+    """Describe where frames come from by one piece per file, of as many stripes as it needs.
+
+    HDF5 pairs frames and rows of a piece in ascending order, so that rows out of order begin another piece.
+
+    Parameters and columns are those of :func:`find_stripes`.
+    """
+    begins = np.flatnonzero((np.diff(file) != 0) | (np.diff(row) <= 0)) + 1
+    first = np.concatenate([[0], begins])[: len(file)]
+    ascending = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(file))))
+    stripes = find_stripes(ascending, row, frame, period)
+    return stripes.assign(piece=stripes["file"], file=file[first][stripes["file"]])
+
+
 def _join(segments, period):
     """Join the segments of each file that have the same place in their period to stripes."""
     stripes = []
@@ -49,7 +92,8 @@ def _join(segments, period):
                 place = np.searchsorted(changes, first, side="right")
                 last = int(changes[place]) if place < len(changes) else len(rows) - 1
             strides = step[:, first].tolist() if last > first else [block, block]
-            stripes.append((number, rows[first], strides[0], frames[first], strides[1], last - first + 1, block))
+            stripe = (number, rows[first], strides[0], frames[first], strides[1], last - first + 1, block)
+            stripes.append((len(stripes), *stripe))
             first = last + 1
     return pd.DataFrame(stripes, columns=list(STRIPE_COLUMNS))
 
@@ -69,6 +113,7 @@ def add_stripes(virtual, stripes, files, place=(), source_place=()):
     virtual : tuple
         From :func:`create_virtual`; its first axis is that of the frames.
     stripes : pandas.DataFrame
+        Rows of a piece one after the other.
     files : list of (str, str, int)
         Name as seen from the virtual file, dataset, and rows, of each source file.
     place : tuple of int
@@ -79,22 +124,26 @@ def add_stripes(virtual, stripes, files, place=(), source_place=()):
     _, _, shape, _, creation = virtual
     tail = shape[1 + len(place) :]
     shown = h5py.h5s.create_simple(shape)
-    for stripe in stripes.itertuples():
-        name, dataset, n_rows = files[stripe.file]
-        held = h5py.h5s.create_simple((n_rows, *(length for _, length in source_place), *tail))
-        _select(shown, stripe.frame, stripe.frame_stride, stripe.count, stripe.block, place, tail)
-        start = tuple(index for index, _ in source_place)
-        _select(held, stripe.row, stripe.row_stride, stripe.count, stripe.block, start, tail)
+    start = tuple(index for index, _ in source_place)
+    for _, piece in groupby(stripes.itertuples(), attrgetter("piece")):
+        operation = h5py.h5s.SELECT_SET
+        for stripe in piece:
+            if operation == h5py.h5s.SELECT_SET:
+                name, dataset, n_rows = files[stripe.file]
+                held = h5py.h5s.create_simple((n_rows, *(length for _, length in source_place), *tail))
+            _select(shown, stripe.frame, stripe.frame_stride, stripe.count, stripe.block, place, tail, operation)
+            _select(held, stripe.row, stripe.row_stride, stripe.count, stripe.block, start, tail, operation)
+            operation = h5py.h5s.SELECT_OR
         creation.set_virtual(shown, name.encode(), dataset.encode(), held)
 
 
-def _select(space, first, stride, count, block, place, tail):
+def _select(space, first, stride, count, block, place, tail, operation):
     ones = (1,) * (len(place) + len(tail))
     start = (int(first), *place, *(0,) * len(tail))
     size = (int(block), *(1,) * len(place), *tail)
     # Along axes that are taken whole the stride has to be as long as the block.
     steps = (int(stride), *size[1:])
-    space.select_hyperslab(start, (int(count), *ones), steps, size)
+    space.select_hyperslab(start, (int(count), *ones), steps, size, operation)
 
 
 def finish_virtual(virtual):
