@@ -10,13 +10,14 @@ MID_PAGE = ["integrity", "coverage", *MID_PLOTS]
 def epix_sources(run):
     """Files of the chosen ePix of a run: {path: size}; sizes are None for simulated ones."""
     row_of_kind(run, "mid")
-    directory = DATA_ROOT / "raw" / f"r{run}"
     if config["simulate"] is not None:
         from pulsetrain.simulate_mid import epix_files
 
         refuse_real_data(run)
         simulated = epix_files(str(DATA_ROOT), int(run), MID["epix"])
         return {from_scratch(path): None for paths in simulated.values() for path in paths}
+    run_sources(run)
+    directory = DATA_ROOT / "raw" / f"r{run}"
     listed = {name: size for name, size in (directory_files(directory) or {}).items() if EPIX_FILE.match(name)}
     held = {int(EPIX_FILE.match(name)[1]) for name in listed}
     lacking = sorted(set(MID["epix"]) - held)
@@ -99,24 +100,16 @@ def mid_dark(wildcards):
     return [mid_dark_path()] if mid_corrects_with(wildcards.run, "dark") else []
 
 
-@functools.cache
-def sample_sha256(path):
-    """Hash of a file's size and of 64 pieces of it, for files that are too large to be read whole."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for piece in range(64):
-            file.seek(size * piece // 64)
-            digest.update(file.read(1 << 15))
-    return digest.hexdigest()[:12]
-
-
-def mid_dark_contents(wildcards):
-    """Parameter {file name: hash} of the dark file: one that was made again has the same size as the last one."""
+def mid_dark_version(wildcards):
+    """
+    Parameter {file name: [size, date]} of the dark file. One that was made again has the size of the last one, and it is too
+    large to be read whole here.
+    """
     if config["simulate"] is not None or not mid_corrects_with(wildcards.run, "dark"):
         return {}
     path = SCRATCH / mid_dark_path()
-    return {path.name: sample_sha256(path)}
+    held = path.stat()
+    return {path.name: [held.st_size, held.st_mtime_ns]}
 
 
 def mid_minutes(wildcards, attempt):

@@ -46,7 +46,7 @@ rule export_mid:
         modules=sorted(DETECTOR["modules"]),
         calib=MID["calib"],
         sizes=epix_sizes,
-        dark=mid_dark_contents,
+        dark=mid_dark_version,
         constants=mid_constants_sizes,
     message:
         "run {wildcards.run}: exporting AGIPD and ePix"

@@ -77,6 +77,9 @@ def _dark_problems(file, modules, cells):
             problems.append(f"there is no dataset {name}")
             continue
         held = file[name]
+        if held.dtype.kind not in "fiub":
+            problems.append(f"{name} has the type {held.dtype}; expected numbers")
+            continue
         if name == BAD and held.ndim == 2:
             expected = (N_MODULES * MODULE_SHAPE[0], MODULE_SHAPE[1])
             if held.shape != expected:

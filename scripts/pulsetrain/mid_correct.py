@@ -47,7 +47,8 @@ class ModuleReport(NamedTuple):
     zero_level : float
         Mean of the baselines [ADU].
     light : float
-        How much the mean of the first rows is above their median, median over some frames [ADU]: light in them.
+        By how much the baseline is too high at least, median over some frames [ADU]: how far the median of the first
+        rows, or that of all others, is below zero. Light in the first rows makes it so.
     n_without : int
         Frames that have no good pixel in high gain in the first rows, and so no baseline.
     high, medium : float
@@ -222,8 +223,7 @@ def correct_module(corrected, column, layout, frames_path, module, frames, const
             mask,
         )
         if sampled[frame] and counts[frame, 0]:
-            # The mean of these is 0 now.
-            light[frame] = -np.median(adu[HIGH, :n_baseline][mask[HIGH, :n_baseline]])
+            light[frame] = -min(_median(adu, mask, slice(n_baseline)), _median(adu, mask, slice(n_baseline, None)))
         for mode in range(MODES):
             chunk = (mode, frame, column, 0, 0)
             corrected.adu.id.write_direct_chunk(chunk, adu[mode])
@@ -266,6 +266,12 @@ def correct_module(corrected, column, layout, frames_path, module, frames, const
             advance(len(block.frames))
     corrected.baseline[:, column] = baseline
     return _report(baseline, counts, light, constants, n_baseline)
+
+
+def _median(adu, mask, pixels):
+    """Median of the good pixels in high gain among some; 0 if there are none."""
+    held = adu[HIGH, pixels][mask[HIGH, pixels]]
+    return np.median(held) if held.size else 0.0
 
 
 def _report(baseline, counts, light, constants, n_baseline):

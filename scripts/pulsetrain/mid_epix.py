@@ -13,6 +13,7 @@ from pulsetrain.exdf import (
     entry_faults,
     list_sources,
     open_file,
+    parse_name,
     read_index,
     read_metadata,
     single_copies,
@@ -116,6 +117,12 @@ def find_epix_trains(files, number, run, sizes):
             + "".join(f"  {line}\n" for line in faults)
             + f"Copy the files again, or leave {number} out of mid.epix."
         )
+    held = {int(parse_name(path)[3]) for path in files}
+    faults += [
+        f"there is no file of sequence {sequence}, but there are files up to sequence {max(held)}; copy the run again"
+        for sequence in range(max(held))
+        if sequence not in held
+    ]
     faults += [line for file in read for line in _entry_lines(file)]
     files = pd.DataFrame({"path": [str(file.path) for file in read], "rows": [file.n_rows for file in read]})
     return EpixTrains(number, *_settle(read), files, read[0].dtype, faults)

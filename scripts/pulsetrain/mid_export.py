@@ -24,7 +24,7 @@ from pulsetrain.vds import FILL, RAW_FILL, require_unchanged
 
 log = logging.getLogger(__name__)
 
-MUCH_LIGHT = 0.1  # photons per pixel in the first rows that are worth a warning
+MUCH_LIGHT = 0.1  # photons by which the baseline is too high that are worth a warning
 
 
 class Correction(NamedTuple):
@@ -124,10 +124,11 @@ def export_mid(
         "trains_kept": len(selection.train_id),
         "trains_found": found,
         "n_frames": len(selection.frames),
+        "n_frames_left_out": selection.n_left_out,
         "summary": summary,
     }
     with new_h5(output, attributes | about) as file:
-        _write_index(file, run, stream, selection)
+        _write_index(file, run, stream, selection, cameras)
         _write_agipd(file.create_group("data/AGIPD"), output, frames, layout, modules, selection, pulse_ids)
         for number, camera in cameras.items():
             _write_camera(file.create_group(f"data/EPIX-{number}"), output, camera, selection.epix_place[number])
@@ -169,22 +170,29 @@ def _find_camera(epix, number, run, sizes):
 
 
 def _require_enough(run, layout, selection, cameras, max_lost):
-    lost = selection.n_agipd - len(selection.train_id)
-    if lost <= max_lost * selection.n_agipd:
+    lost = len(selection.dropped_id)
+    found = lost + len(selection.train_id)
+    if lost <= max_lost * found:
         return
-    lines = [f"{count} trains: {reason}" for reason, count in count_reasons(selection)]
-    lines += [f"EPIX-{number}: {line}" for number, camera in cameras.items() for line in camera.faults]
+    lines = [f"{count} trains: {reason}" for reason, count in count_reasons(selection)] + _camera_faults(cameras)
     pulses = np.unique(layout.pulse_id)
+    held = "no AGIPD frames"
+    if len(pulses):
+        held = f"the pulse ids {pulses[:8].tolist()}{'...' if len(pulses) > 8 else ''}"
     raise ValueError(
-        f"run {run}: {lost} of AGIPD's {selection.n_agipd} trains cannot be exported, more than integrity.max_lost = "
-        f"{max_lost:g} allows\n"
+        f"run {run}: {lost} of the {found} trains that any detector has cannot be exported, more than "
+        f"integrity.max_lost = {max_lost:g} allows\n"
         + "".join(f"  {line}\n" for line in lines)
-        + f"The run has the pulse ids {pulses[:8].tolist()}{'...' if len(pulses) > 8 else ''}. Correct mid.pulse_ids, "
-        "mid.epix or detector.modules, copy files that are damaged again, or raise integrity.max_lost."
+        + f"The run has {held}. Copy files that are missing or damaged again, correct mid.pulse_ids, mid.epix or "
+        "detector.modules, or raise integrity.max_lost."
     )
 
 
-def _write_index(file, run, stream, selection):
+def _camera_faults(cameras):
+    return [f"EPIX-{number}: {line}" for number, camera in cameras.items() for line in camera.faults]
+
+
+def _write_index(file, run, stream, selection, cameras):
     index = file.create_group("index")
     index["run"] = np.uint32(run)
     index["stream"] = stream
@@ -192,6 +200,7 @@ def _write_index(file, run, stream, selection):
     dropped = index.create_group("dropped")
     write_array(dropped, "trainId", selection.dropped_id)
     dropped.create_dataset("reason", data=selection.dropped_reason.astype(object), dtype=h5py.string_dtype())
+    index.create_dataset("faults", data=np.array(_camera_faults(cameras), dtype=object), dtype=h5py.string_dtype())
 
 
 def _relative(path, output):
@@ -300,9 +309,9 @@ def _tell(module, report, baseline_rows):
         )
     if report.light > MUCH_LIGHT * report.photon_adu:
         log.warning(
-            "module %02d: the first %d rows are lit, their mean is %.1f ADU above their median; the baseline takes "
-            "that off every pixel. Set mid.baseline_rows to fewer rows, or to 0",
+            "module %02d: the baseline is at least %.1f ADU too high, because the first %d rows are lit (or the dark "
+            "file is not of this run); it is taken off every pixel. Set mid.baseline_rows to fewer rows, or to 0",
             module,
-            baseline_rows,
             report.light,
+            baseline_rows,
         )

@@ -10,9 +10,10 @@ from pulsetrain.figures import STAGE_COLOURS, new_figure, say_nothing_to_show
 from pulsetrain.mid_sums import PHOTON_EDGES
 from pulsetrain.mid_trains import count_reasons
 
-USED, LACKING, IDLE = range(3)
-COLOURS = ("#2c7a4b", "#d1495b", "#cfe3d6")
-MEANINGS = ("exported", "no frame that can be used", "has the train, others do not")
+USED, IDLE, LACKING = range(3)  # in a column of several trains the highest is shown
+COLOURS = ("#2c7a4b", "#cfe3d6", "#d1495b")
+MEANINGS = ("exported", "has the train, others do not", "no frame that can be used")
+MOST_COLUMNS = 400
 CALIBRATION_ROWS = 2  # at either end of an ePix image; no part of the picture
 
 
@@ -39,9 +40,12 @@ def draw_trains(exported):
     for place, reason in enumerate(exported.dropped_reason, start=n_kept):
         lacking = [f"{detector}:" in reason for detector in detectors]
         state[:, place] = np.where(lacking, LACKING, IDLE)
+    n_columns = min(MOST_COLUMNS, len(every))
+    state = np.maximum.reduceat(state[:, np.argsort(every)], np.arange(n_columns) * len(every) // n_columns, axis=1)
     axes.imshow(
-        state[:, np.argsort(every)],
+        state,
         aspect="auto",
+        extent=(0, len(every), len(detectors) - 0.5, -0.5),
         interpolation="nearest",
         cmap=ListedColormap(COLOURS),
         norm=BoundaryNorm(np.arange(4) - 0.5, 3),
@@ -50,7 +54,7 @@ def draw_trains(exported):
     axes.set_title(f"{n_kept} of {n_kept + n_dropped} trains exported")
     lines = [f"{count} x  {reason}" for reason, count in counts[:8]]
     lines += [f"and {len(counts) - 8} more reasons"] if len(counts) > 8 else []
-    axes.set_xlabel("\n".join([f"train, counted from {every.min()}", *lines]), fontsize=9)
+    axes.set_xlabel("\n".join([f"place of the train, from {every.min()} to {every.max()}", *lines]), fontsize=9)
     handles = [Patch(facecolor=colour, label=text) for colour, text in zip(COLOURS, MEANINGS, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure

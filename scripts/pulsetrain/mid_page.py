@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from pulsetrain.mid_trains import count_reasons, read_exported
-from pulsetrain.page import Section, boxes, picture_section, table, write_html
+from pulsetrain.page import Section, boxes, findings_table, picture_section, table, write_html
 
 MOST_ROWS = 200
 HEADINGS = {
@@ -50,6 +50,9 @@ def write_page(run, sample, mid, integrity, names, figures, captions, output, at
     ]
     sections = [
         Section("summary", "Summary", f"<pre>{html.escape(about['summary'])}</pre>"),
+        Section(
+            "findings", "Findings in the files of AGIPD and ePix", _findings(findings["findings"], exported.faults)
+        ),
         Section("dropped", "Trains that were not exported", _dropped_table(exported)),
     ]
     if exported.correction is not None:
@@ -58,6 +61,13 @@ def write_page(run, sample, mid, integrity, names, figures, captions, output, at
         section = picture_section(name.removeprefix("mid_"), figure, caption)
         sections.append(section._replace(heading=HEADINGS.get(name, section.heading)))
     write_html(title, about["summary"].splitlines()[1].lstrip("├─ "), boxes(numbers), sections, output, attributes)
+
+
+def _findings(of_agipd, of_epix):
+    content = findings_table(of_agipd) if of_agipd or not of_epix else ""
+    if of_agipd:
+        content += "<p>Trains that are filled with missing values for hits are not exported here.</p>"
+    return content + (table(("found in the files of the ePix",), [(line,) for line in of_epix]) if of_epix else "")
 
 
 def _dropped_table(exported):
@@ -88,7 +98,7 @@ def _correction_table(modules, about):
     head = (
         "module",
         "zero level [ADU]",
-        "light in the first rows [ADU]",
+        "baseline too high by [ADU]",
         "frames without baseline",
         "high gain [% of pixels]",
         "medium gain [%]",

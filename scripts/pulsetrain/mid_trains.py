@@ -9,6 +9,7 @@ import numpy as np
 from pulsetrain.mid_epix import EpixTrains
 
 NO_FRAME = "no frame"
+MOST_PULSES = 8  # that a reason names
 
 
 class Selection(NamedTuple):
@@ -26,8 +27,8 @@ class Selection(NamedTuple):
         All other trains that any detector has, ascending.
     dropped_reason : ndarray of str, (D,)
         Every reason, such as ``EPIX-1: no frame; EPIX-2: no frame``.
-    n_agipd : int
-        Trains that AGIPD has, kept or not.
+    n_left_out : int
+        Frames of the frame table with a chosen pulse whose train is not exported.
     """
 
     train_id: np.ndarray
@@ -35,7 +36,7 @@ class Selection(NamedTuple):
     epix_place: dict
     dropped_id: np.ndarray
     dropped_reason: np.ndarray
-    n_agipd: int
+    n_left_out: int
 
 
 def read_agipd_trains(frames):
@@ -71,20 +72,22 @@ def select_trains(layout, agipd_trains, modules, pulse_ids, epix):
         reasons[place].append(f"AGIPD: {NO_FRAME}")
     for train, reason in zip(agipd_id, agipd_reason, strict=True):
         if reason:
-            reasons[np.searchsorted(found, train)].append(f"AGIPD: {reason}")
+            told = "count 0 in all modules" if reason == "no frames" else reason
+            reasons[np.searchsorted(found, train)].append(f"AGIPD: {told}")
     _check_frames(layout, modules, pulse_ids, found, reasons)
     places = {number: _check_epix(held, found, reasons) for number, held in epix.items()}
     kept = np.array([not held for held in reasons], dtype=bool)
-    wanted = np.isin(layout.train_id, found[kept])
+    chosen = np.ones(len(layout.pulse_id), dtype=bool)
     if pulse_ids is not None:
-        wanted &= np.isin(layout.pulse_id, np.array(pulse_ids, dtype=np.uint64))
+        chosen = np.isin(layout.pulse_id, np.array(pulse_ids, dtype=np.uint64))
+    wanted = chosen & np.isin(layout.train_id, found[kept])
     return Selection(
         found[kept],
         np.flatnonzero(wanted),
         {number: place[kept] for number, place in places.items()},
         found[~kept],
         np.array(["; ".join(held) for held in reasons if held], dtype=str),
-        len(agipd_id),
+        np.count_nonzero(chosen & ~wanted),
     )
 
 
@@ -103,6 +106,8 @@ class Exported(NamedTuple):
     modules : list of int
     cameras : list of int
         Numbers of the ePix.
+    faults : list of str
+        What was found wrong in the files of the ePix.
     correction : dict or None
         Attributes of the corrected data, if there are any.
     attributes : dict
@@ -114,6 +119,7 @@ class Exported(NamedTuple):
     dropped_reason: np.ndarray
     modules: list
     cameras: list
+    faults: list
     correction: dict | None
     attributes: dict
 
@@ -133,6 +139,7 @@ def read_exported(path):
             file["index/dropped/reason"].asstr()[()],
             file["data/AGIPD/moduleId"][()].tolist(),
             [int(name[-1]) for name in file["data"] if name.startswith("EPIX-")],
+            file["index/faults"].asstr()[()].tolist(),
             None if corrected is None else dict(corrected.attrs),
             dict(file.attrs),
         )
@@ -158,7 +165,10 @@ def _check_frames(layout, modules, pulse_ids, found, reasons):
     for k in np.flatnonzero(n_chosen != len(pulse_ids)):
         held = layout.pulse_id[start[k] : start[k] + count[k]]
         lacking = [str(pulse) for pulse in pulse_ids if pulse not in held]
-        reasons[place[k]].append(f"AGIPD: no pulse {', '.join(lacking)}")
+        named = ", ".join(lacking[:MOST_PULSES])
+        if len(lacking) > MOST_PULSES:
+            named += f", ... ({len(lacking)} of {len(pulse_ids)})"
+        reasons[place[k]].append(f"AGIPD: no pulse {named}")
 
 
 def _check_epix(held: EpixTrains, found, reasons):

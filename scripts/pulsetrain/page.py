@@ -108,6 +108,22 @@ def table(head, rows):
     return f'<div class="scroll"><table><tr>{first}</tr>{rest}</table></div>'
 
 
+def findings_table(findings):
+    """HTML of the findings of the integrity check: list of dict, as in ``integrity/r....json``."""
+    if not findings:
+        return "<p>No faults were found.</p>"
+    rows = [
+        (
+            item["kind"].replace("_", " "),
+            "" if item["module"] is None else str(item["module"]),
+            item["message"],
+            item.get("next_step") or "",
+        )
+        for item in findings
+    ]
+    return table(("what", "module", "found", "what to do"), rows)
+
+
 def picture_section(name, figure, caption):
     """Section with one picture: its name, its PNG file and its caption (reStructuredText file)."""
     content = f"<figure>{image(figure, words(name))}<figcaption>{caption_html(caption)}</figcaption></figure>"

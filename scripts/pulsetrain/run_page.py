@@ -7,7 +7,7 @@ from pathlib import Path
 
 import h5py
 
-from pulsetrain.page import Section, boxes, picture_section, table, write_html
+from pulsetrain.page import Section, boxes, findings_table, picture_section, write_html
 
 
 def write_page(run, sample, names, figures, captions, integrity, events, cxi, emc, output, attributes):
@@ -29,7 +29,7 @@ def write_page(run, sample, names, figures, captions, integrity, events, cxi, em
     findings = json.loads(Path(integrity).read_text(encoding="utf-8"))
     title = f"Run {run:04d}" + (f", {sample}" if sample else "")
     sections = [
-        Section("findings", "Findings of the integrity check", _findings_table(findings["findings"])),
+        Section("findings", "Findings of the integrity check", findings_table(findings["findings"])),
         *(picture_section(*each) for each in zip(names, figures, captions, strict=True)),
     ]
     write_html(title, findings["summary"], _numbers(findings, events, cxi, emc), sections, output, attributes)
@@ -59,18 +59,3 @@ def _numbers(findings, events, cxi, emc):
     reason = str(attributes.get("reason", ""))
     note = f'<p class="refused">{html.escape(reason)}</p>' if reason else ""
     return boxes(shown) + note
-
-
-def _findings_table(findings):
-    if not findings:
-        return "<p>No faults were found.</p>"
-    rows = [
-        (
-            item["kind"].replace("_", " "),
-            "" if item["module"] is None else str(item["module"]),
-            item["message"],
-            item.get("next_step") or "",
-        )
-        for item in findings
-    ]
-    return table(("what", "module", "found", "what to do"), rows)

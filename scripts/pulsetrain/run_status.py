@@ -60,6 +60,9 @@ def describe_run(scratch, run, kind, jobs):
         return row
     reasons = [findings["reason"]] if findings["is_partial"] and findings["reason"] else []
     result = _from_result(scratch, run, kind)
+    more_left_out = result.pop("more_left_out", 0)
+    if row["frames_left_out"] != "":
+        row["frames_left_out"] += more_left_out
     reasons += result.pop("reasons")
     if findings["faults"]:
         reasons.append(f"{len(findings['faults'])} findings, such as {findings['faults'][0]}")
@@ -130,7 +133,13 @@ def _from_integrity(path):
 def _from_result(scratch, run, kind):
     """Frames (and hits) in the results of a run, and why there are fewer than expected."""
     if kind == "mid":
-        return _from_files([scratch / "mid" / f"r{run}.h5"], lambda file: {"frames_used": int(file.attrs["n_frames"])})
+        return _from_files(
+            [scratch / "mid" / f"r{run}.h5"],
+            lambda file: {
+                "frames_used": int(file.attrs["n_frames"]),
+                "more_left_out": int(file.attrs["n_frames_left_out"]),
+            },
+        )
     if kind == "dssc":
         # One of them for each scan; the numbers are those of the last.
         paths = sorted((scratch / "dssc").glob(f"r{run}_frames_by-*.h5"))

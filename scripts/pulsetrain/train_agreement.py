@@ -16,6 +16,10 @@ TRAIN_REASONS = (
     "no frames",
 )
 
+# More trains than these that one module alone has are no flipped bits: files of the other modules are missing.
+MOST_PHANTOMS = 3
+PHANTOM_SHARE = 0.01
+
 
 def compare_modules(tables, min_modules):
     """Compare the trains of all modules.
@@ -60,14 +64,17 @@ def compare_modules(tables, min_modules):
         if len(trains):
             more = f" and {len(trains) - 1} more" if len(trains) > 1 else ""
             message = f"no other module has train {trains[0]}{more} (a flipped bit, or one module ran longer)"
-            next_step = "nothing to do if no files of other modules are missing; the frames were left out"
+            next_step = "nothing to do; the frames were left out"
             findings.append(finding("phantom_train", message, next_step, module, trains=trains))
     columns = {"train_id": train_id, "n_frames": n_frames, "reason": reason, "coverage": coverage}
     return columns | {"start": start, "pulse_id": pulse_id, "cell_id": cell_id, "phantom": phantom}, findings
 
 
 def _real_trains(tables):
-    """Trains that at least two modules have (one, when there are less than three modules)."""
+    """Trains that at least two modules have, and those of one module alone that are too many to be flipped bits.
+
+    With less than three modules all of them.
+    """
     seen = {
         module: np.unique(np.concatenate([table.train_id, table.reported[0][table.reported[0] > 0]]))
         for module, table in tables.items()
@@ -77,8 +84,11 @@ def _real_trains(tables):
         return np.empty(0, "u8"), {}
     train_id, n_modules = np.unique(np.concatenate(list(seen.values())), return_counts=True)
     single = train_id[n_modules < 2] if len(seen) >= 3 else train_id[:0]
-    phantom = {module: np.intersect1d(tables[module].train_id, single) for module in seen}
-    return np.setdiff1d(train_id, single), phantom
+    few = max(MOST_PHANTOMS, PHANTOM_SHARE * len(train_id))
+    alone = {module: np.intersect1d(trains, single) for module, trains in seen.items()}
+    phantom = {module: trains for module, trains in alone.items() if len(trains) <= few}
+    train_id = np.setdiff1d(train_id, np.concatenate([train_id[:0], *phantom.values()]))
+    return train_id, {module: np.intersect1d(tables[module].train_id, trains) for module, trains in phantom.items()}
 
 
 def find_trains(train_id, wanted):

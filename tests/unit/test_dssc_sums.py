@@ -320,15 +320,17 @@ def test_a_fault_drops_its_trains_and_misplaces_none(tmp_path, fault):
         assert file.attrs["status"] == ("partial" if fault in ("missing_module", "index_off_by_one") else "complete")
 
 
-def test_trains_that_one_module_alone_has_are_told_with_their_number(tmp_path):
+def test_many_trains_that_one_module_alone_has_are_trains_that_the_others_miss(tmp_path):
     chosen = simulate_dssc.settings("tiny", modules=[0, 1, 2])
     files = write_run(tmp_path, chosen)
     for module in (1, 2):
         Path(files["modules"][module].pop()).unlink()
     check(tmp_path, files, chosen)
-    findings = json.loads((tmp_path / "integrity" / f"r{RUN:04d}.json").read_text())["findings"]
-    (phantom,) = [each for each in findings if each["kind"] == "phantom_train"]
-    assert "and 7 more" in phantom["message"]
+    report = json.loads((tmp_path / "integrity" / f"r{RUN:04d}.json").read_text())
+    missing = [each["message"] for each in report["findings"] if each["kind"] == "missing_trains"]
+    assert [message[:8] for message in missing] == ["module 1", "module 2"]
+    assert all("does not have 8 of 16 trains" in message for message in missing)
+    assert report["frames"]["kept"] == report["frames"]["seen"]
 
 
 def test_trains_without_pulse_energy_count_for_images_only(tmp_path):

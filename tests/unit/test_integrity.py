@@ -188,6 +188,21 @@ def test_a_train_that_is_left_out_in_all_modules(tmp_path, fault):
     assert refused["verdict"] == "refused"
 
 
+def test_trains_that_one_module_alone_has_are_lost_if_they_are_many(tmp_path):
+    """Up to three are flipped bits; a file that only one module has is none."""
+    files = write_run(tmp_path / "raw")
+    alone = [path for path in files if "AGIPD00" in path.name or "S00000" in path.name]
+    report, frames = check(alone, tmp_path)
+    assert report["frames"] == {"seen": 24, "kept": 12, "excluded": {"too few modules": 12}}
+    assert "phantom_train" not in {told["kind"] for told in report["findings"]}
+    assert trains_of(frames)["reason"].tolist() == [""] * 4 + ["too few modules"] * 4
+    assert check(alone, tmp_path, max_lost=0.1)[0]["verdict"] == "refused"
+    write_module(alone[1], 0, FIRST_TRAIN + 4 + np.arange(3))
+    report, frames = check(alone, tmp_path / "few")
+    assert len(one_finding(report, "phantom_train")["trains"]) == 3
+    assert report["frames"] == {"seen": 12, "kept": 12, "excluded": {}}
+
+
 def test_suspect_copy_is_left_out_and_the_good_one_used(tmp_path):
     def twice(file):
         appears_twice(file)

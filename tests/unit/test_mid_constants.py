@@ -93,6 +93,17 @@ def test_missing_datasets_are_all_named(tmp_path):
         mid_constants.check_dark(path, [0], CELLS)
 
 
+def test_constants_that_are_no_numbers_are_named(tmp_path):
+    path = tmp_path / "dark.h5"
+    simulate_mid.write_dark(path, settings_of(), NEW)
+    with h5py.File(path, "r+") as file:
+        shape = file["AnalogOffset"].shape
+        del file["AnalogOffset"]
+        file.create_dataset("AnalogOffset", shape, "S4", chunks=(1, 1, 1, 512, 128))
+    with pytest.raises(ValueError, match=r"AnalogOffset has the type \|S4; expected numbers"):
+        mid_constants.check_dark(path, [0], CELLS)
+
+
 @pytest.mark.parametrize(
     ("contents", "message"), [(b"offsets", "no HDF5 file .7 bytes.; copy it again"), (b"", "0 bytes")]
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mid_runs import RUN, check, export, settings_of, write_agipd, write_epix
 
 from pulsetrain import mid_epix, simulate_mid
-from pulsetrain.mid_virtual import find_stripes
+from pulsetrain.mid_virtual import find_stripes, unite_stripes
 
 SOURCE = "MID_EXP_EPIX-{}/DET/RECEIVER:daqOutput"
 
@@ -148,6 +148,14 @@ def test_broken_files(agipd, tmp_path, change, message):
     np.testing.assert_array_equal(found.row, np.tile(range(8), 2))
 
 
+def test_a_sequence_that_is_missing_is_named(agipd, tmp_path):
+    _, settings, _ = agipd
+    files = write_epix(tmp_path, settings)
+    found = mid_epix.find_epix_trains([files[0], files[2]], 1, RUN, {})
+    (fault,) = found.faults
+    assert fault.startswith("there is no file of sequence 1, but there are files up to sequence 2")
+
+
 def test_files_that_grow_and_files_of_another_camera(agipd, tmp_path):
     _, settings, _ = agipd
     files = write_epix(tmp_path, settings)
@@ -174,22 +182,36 @@ def test_stripes_hold_each_frame_once(data):
         row = np.concatenate([row[:cut][::-1], row[cut:]])
     gaps = data.draw(st.lists(st.integers(1, 2), min_size=n_frames, max_size=n_frames))
     frame = np.cumsum(gaps)
+    expected = {int(f): (int(a), int(b)) for f, a, b in zip(frame, file, row, strict=True)}
+    assert unrolled(find_stripes(file, row, frame, period)) == expected
+    united = unite_stripes(file, row, frame, period)
+    assert unrolled(united) == expected
+    for _, piece in united.groupby("piece"):
+        held = sorted(unrolled(piece).items())
+        assert len({number for _, (number, _) in held}) == 1, "a piece is of one file"
+        assert all(np.diff([place for _, (_, place) in held]) > 0), "HDF5 pairs its frames and rows in ascending order"
+    if not np.any(np.diff(row[:cut]) < 0):
+        assert united["piece"].nunique() == len(np.unique(file))
+
+
+def unrolled(stripes):
+    """{frame: (file, row)} of stripes."""
     found = {}
-    for stripe in find_stripes(file, row, frame, period).itertuples():
+    for stripe in stripes.itertuples():
         assert stripe.count == 1 or stripe.row_stride >= stripe.block
         for i in range(stripe.count):
             for j in range(stripe.block):
                 place = stripe.frame + i * stripe.frame_stride + j
                 assert place not in found
                 found[place] = (stripe.file, stripe.row + i * stripe.row_stride + j)
-    assert found == {int(f): (int(a), int(b)) for f, a, b in zip(frame, file, row, strict=True)}
+    return found
 
 
 def test_regular_pulses_are_one_stripe_per_pulse():
     trains, pulses = np.arange(250)[:, None], np.array([[0, 5, 6, 30]])
     row = (trains * 64 + pulses).reshape(-1)
     stripes = find_stripes(np.zeros(len(row), int), row, np.arange(len(row)), 4)
-    assert sorted(stripes.drop(columns="file").to_numpy().tolist()) == [
+    assert sorted(stripes.drop(columns=["piece", "file"]).to_numpy().tolist()) == [
         [0, 64, 0, 4, 250, 1],
         [5, 64, 1, 4, 250, 2],
         [30, 64, 3, 4, 250, 1],

@@ -114,8 +114,9 @@ def test_exported_run_is_told_by_its_file(scratch):
     (scratch / "mid").mkdir()
     with h5py.File(scratch / "mid" / "r0050.h5", "w") as file:
         file.attrs.update({"n_frames": 8, "status": "partial", "reason": "EPIX-1: no frame: 2"})
+        file.attrs["n_frames_left_out"] = 2
     row = run_status.describe_run(scratch, "0050", "mid", [job("export_mid", "done")])
-    assert (row["status"], row["hits"], row["frames_used"]) == ("partial", "", 8)
+    assert (row["status"], row["hits"], row["frames_used"], row["frames_left_out"]) == ("partial", "", 8, 2)
     assert row["why"] == "partial: EPIX-1: no frame: 2"
 
 

@@ -1,5 +1,6 @@
 """A MID run through snakemake: simulated, exported, pictured; what reruns what; messages for wrong settings."""
 
+import os
 import re
 import shutil
 
@@ -130,6 +131,10 @@ def test_real_files_own_constants_and_a_missing_camera(exported, tmp_path):
     with h5py.File(exported / "scratch/mid/r0110.h5") as one, h5py.File(tmp_path / "scratch/mid/r0110.h5") as two:
         np.testing.assert_array_equal(one["data/AGIPD/index/data"], two["data/AGIPD/index/data"])
         assert two["data/AGIPD_corrected"].attrs["source"] == "calibration"
+    (tmp_path / "data/raw/r0110").rename(tmp_path / "data/raw/elsewhere")
+    done = snakemake(tmp_path, "mid/r0110.h5", "-n", check=False)
+    assert re.search(r"run 0110: the directory \S+/raw/r0110 does not exist", done.stdout), done.stdout
+    (tmp_path / "data/raw/elsewhere").rename(tmp_path / "data/raw/r0110")
     for path in (tmp_path / "data/raw/r0110").glob("*EPIX02*"):
         path.unlink()
     done = snakemake(tmp_path, "mid/r0110.h5", "-n", check=False)
@@ -140,15 +145,15 @@ def test_real_files_own_constants_and_a_missing_camera(exported, tmp_path):
 
 
 def test_a_new_dark_file_of_the_same_name_and_size_runs_the_export_again(exported, tmp_path):
+    """Whatever changed in it, and also if it is older than the export."""
     shutil.copytree(exported / "data", tmp_path / "data", ignore=shutil.ignore_patterns("truth"))
     write_config(tmp_path, simulate=None)
     snakemake(tmp_path, "mid/r0110.h5")
     dark = tmp_path / "data/dark.h5"
-    size = dark.stat().st_size
-    dark.touch()
+    held = dark.stat()
     assert "Nothing to be done" in snakemake(tmp_path, "mid/r0110.h5", "-n").stdout
     with h5py.File(dark, "r+") as file:
-        file["AnalogOffset"][0, :, 0] += 1
-        file["AnalogOffset"][0, :, 13] += 1
-    assert dark.stat().st_size == size
+        file["AnalogOffset"][0, 0, 13, 100, 50] += 1
+    assert dark.stat().st_size == held.st_size
+    os.utime(dark, (held.st_atime, held.st_mtime - 1000))
     assert planned(snakemake(tmp_path, "mid/r0110.h5", "-n").stdout) == {"export_mid": 1}
