@@ -126,24 +126,33 @@ def add_stripes(virtual, stripes, files, place=(), source_place=()):
     shown = h5py.h5s.create_simple(shape)
     start = tuple(index for index, _ in source_place)
     for _, piece in groupby(stripes.itertuples(), attrgetter("piece")):
-        operation = h5py.h5s.SELECT_SET
-        for stripe in piece:
-            if operation == h5py.h5s.SELECT_SET:
-                name, dataset, n_rows = files[stripe.file]
-                held = h5py.h5s.create_simple((n_rows, *(length for _, length in source_place), *tail))
-            _select(shown, stripe.frame, stripe.frame_stride, stripe.count, stripe.block, place, tail, operation)
-            _select(held, stripe.row, stripe.row_stride, stripe.count, stripe.block, start, tail, operation)
-            operation = h5py.h5s.SELECT_OR
+        piece = list(piece)
+        name, dataset, n_rows = files[piece[0].file]
+        held = h5py.h5s.create_simple((n_rows, *(length for _, length in source_place), *tail))
+        _select(held, [(each.row, each.row_stride, each.count, each.block) for each in piece], start, tail)
+        frames = [(each.frame, each.frame_stride, each.count, each.block) for each in piece]
+        _select(shown, _join_whole(frames), place, tail)
         creation.set_virtual(shown, name.encode(), dataset.encode(), held)
 
 
-def _select(space, first, stride, count, block, place, tail, operation):
+def _join_whole(stripes):
+    """One stripe in place of several that leave no gap: HDF5 takes long to add up many."""
+    first = min(first for first, *_ in stripes)
+    end = max(first + (count - 1) * stride + block for first, stride, count, block in stripes)
+    n_rows = sum(count * block for *_, count, block in stripes)
+    return [(first, n_rows, 1, n_rows)] if end - first == n_rows else stripes
+
+
+def _select(space, stripes, place, tail):
+    """Select stripes (first, stride, count, block) of the first axis, at `place`, with all of the axes of `tail`."""
     ones = (1,) * (len(place) + len(tail))
-    start = (int(first), *place, *(0,) * len(tail))
-    size = (int(block), *(1,) * len(place), *tail)
-    # Along axes that are taken whole the stride has to be as long as the block.
-    steps = (int(stride), *size[1:])
-    space.select_hyperslab(start, (int(count), *ones), steps, size, operation)
+    operation = h5py.h5s.SELECT_SET
+    for first, stride, count, block in stripes:
+        start = (int(first), *place, *(0,) * len(tail))
+        size = (int(block), *(1,) * len(place), *tail)
+        # Along axes that are taken whole the stride has to be as long as the block.
+        space.select_hyperslab(start, (int(count), *ones), (int(stride), *size[1:]), size, operation)
+        operation = h5py.h5s.SELECT_OR
 
 
 def finish_virtual(virtual):
