@@ -1,7 +1,7 @@
 """The MID export with the dark correction on 2 threads, from cold cache, against reading its input files.
 
 `mid_export_vs_read`: as in the older program's own example, modules 13 and 14, one pulse of the four of each train,
-both ePix; 600 trains, 2.6 GB. The export refers to the ePix frames without reading them, and does not read other pulses.
+both ePix; 600 trains, 2.6 GB. The export refers to the ePix frames, and does not read them or the other pulses.
 
 `mid_export_agipd_vs_read`: AGIPD alone, all pulses, 1.1 GB: each frame that is read is corrected. The two values in
 float32 and one in photons are three times the bytes of what is read, so this says how fast the disk writes against how
