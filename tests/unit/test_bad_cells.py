@@ -305,7 +305,7 @@ def test_the_tips_of_the_memory_rows():
         bad_cells.pattern_mask([{"rows": [5, 3]}], 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=60),
     st.floats(-1e4, 1e4),

@@ -68,7 +68,7 @@ def lines_like(axes, **wanted):
 # Summary
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays.arrays(
         np.float32,

@@ -68,7 +68,7 @@ def test_all_ways_are_recognised_and_read(tmp_path, way, dtype):
     assert_frames(read_frames(path, rows)[0], values, rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["contiguous", "chunk of 3", "gzip shuffle", "gzip shuffle of 3", "lzf of 3"]),
     st.sets(st.integers(0, 22)),

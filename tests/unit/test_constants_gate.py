@@ -313,7 +313,7 @@ def plain_shift(values):
     return median, median > 0.5 and steady and len(held) >= 6, median < -0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_shifts_are_those_of_a_plain_loop(n_frames, seed):
     rng = np.random.default_rng(seed)

@@ -201,7 +201,7 @@ def test_disturbed_points_do_not_disturb_the_lines(name):
     np.testing.assert_allclose(fit.fit_std[:, 0], 5, atol=1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(shift=st.integers(-3000, 3000), seed=st.integers(0, 50))
 def test_a_constant_more_shifts_the_offsets_only(shift, seed):
     analog, digital, truth = scan_reference.simulate_scan(20, seed, dead=0.2)
@@ -212,7 +212,7 @@ def test_a_constant_more_shifts_the_offsets_only(shift, seed):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scale=st.floats(1e-6, 1e6), start=st.floats(-1e4, 1e4), seed=st.integers(0, 50))
 def test_another_unit_of_time_scales_the_gains_only(scale, start, seed):
     analog, digital, truth = scan_reference.simulate_scan(20, seed, dead=0.2)
@@ -227,7 +227,7 @@ def test_another_unit_of_time_scales_the_gains_only(scale, start, seed):
     np.testing.assert_array_equal(after.level, before.level)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), n=st.integers(40, 150), spread=st.sampled_from([1, 40, 400, 32767]))
 def test_any_values_give_a_status(data, n, spread):
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

@@ -257,7 +257,7 @@ def test_no_hits_give_an_empty_file(tmp_path):
         assert not cxi.count_good_hits(file).any()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32 - 1),
     n_hits=st.integers(1, 4),

@@ -48,7 +48,7 @@ def kernel_levels(values, block=dark.MOST_BLOCK_BURSTS):
     return mean, deviation
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(hnp.arrays("i2", st.tuples(st.integers(1, 40), st.integers(1, 40))), st.integers(1, 50))
 @example(np.full((7, 3), -32768, "i2"), 3)
 @example(np.full((2, 1030), 32767, "i2"), 1)
@@ -67,7 +67,7 @@ def test_the_largest_block_does_not_overflow(values):
     np.testing.assert_array_equal(squares, [(held.astype("i8") ** 2).sum()] * 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(hnp.arrays("i2", st.tuples(st.integers(2, 60), st.integers(1, 5))))
 def test_levels_are_those_of_numpy_in_double_precision(values):
     mean, deviation = kernel_levels(values)
@@ -90,7 +90,7 @@ def test_small_deviations_at_large_levels(level):
     np.testing.assert_allclose(deviation[2], np.sqrt((n // 2 + 1) * (n // 2)) / n, rtol=1e-7)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(hnp.arrays("i2", st.tuples(st.integers(2, 30), st.just(4)), elements=st.integers(-9000, 9000)), st.randoms())
 def test_order_and_constants_added(values, random):
     order = list(range(len(values)))
@@ -134,7 +134,7 @@ def test_file(gathered, tmp_path):
         assert {held.attrs["units"] for held in file.values()} == {"ADU"}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 9))
 def test_threads_and_block_sizes_do_not_matter(gathered, threads, group_cells, block_bursts):
     path = gathered[0]

@@ -185,7 +185,7 @@ def test_merged_runs_have_the_bins_of_both(run, tmp_path):
             np.testing.assert_array_equal(data["pumped"][b, 1], mean)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(strategies.data())
 def test_sums_do_not_depend_on_blocks_threads_groups_or_splitting(run, tmp_path_factory, data):
     """The frames divided by lot between two selections, each taken in its own way, give together the same sums."""
@@ -504,7 +504,7 @@ def test_rounding_gives_equal_bits_for_equal_steps():
     assert bin_values(np.array([1.234, -0.0]), None).tolist() == [1.234, 0]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(strategies.data())
 def test_kernel_is_exact_for_any_16_bit_values(data):
     n, n_slots = data.draw(strategies.integers(1, 9)), data.draw(strategies.integers(1, 3))
@@ -535,7 +535,7 @@ def test_kernel_holds_65536_frames_of_the_largest_value():
     assert (squares == 65536 * 65535**2).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(strategies.integers(2, 2000), strategies.integers(0, 65535), strategies.integers(0, 2**32))
 def test_standard_errors_lose_nothing(n, level, seed):
     from fractions import Fraction
@@ -548,7 +548,7 @@ def test_standard_errors_lose_nothing(n, level, seed):
     np.testing.assert_allclose(error[0], float(exact) ** 0.5, rtol=2e-7)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(strategies.data())
 def test_mean_energies_do_not_depend_on_order_or_splitting(run, data):
     chosen = read_selection(run["selection"])

@@ -280,7 +280,7 @@ def test_number_of_frames_is_checked(tmp_path):
             emc.write_photons(tmp_path / "a.emc", iter([frame, frame]), n_announced, 64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     frames=hnp.arrays(
         st.sampled_from([np.dtype("u1"), np.dtype("u2")]),

@@ -192,7 +192,7 @@ def equalized(folder, run, kind, **options):
     return read(folder / "gathered.h5")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(["run", "gathered"]), st.integers(1, 3), st.integers(1, 40), st.integers(1, 4), st.integers(1, 9)
 )

@@ -309,7 +309,7 @@ def test_events_hold_every_frame(tmp_path):
     assert set(events["guard"]) == {""}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.permutations([0, 3, 7, 8, 15]))
 def test_hits_do_not_depend_on_the_order_of_modules(tmp_path_factory, order):
     train, score, energy, _ = simulated_scores(10, 32, 0.1)

@@ -236,7 +236,7 @@ def shifted_frame(rng, mean, shift, noise, module_shifts=0.0):
     return np.stack([np.rint(5000 + 64 * signal), np.full((512, 128), 6000)]).astype("u2").reshape(-1), truth
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([0, 0.02, 0.3, 0.7, 1.2, 1.6, 1.9]),
@@ -255,7 +255,7 @@ def test_the_baseline_is_found_up_to_two_photons_per_pixel(seed, mean, shift, no
     assert level == pytest.approx(shift, abs=0.02)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.floats(1.5, 8), st.floats(-1, 1), st.floats(0.1, 0.5))
 def test_bright_frames_lose_no_photons_to_the_baseline(seed, mean, shift, bad):
     """With hardly any dark pixel left, the baseline is the right one or nothing; never off by a photon."""
@@ -354,7 +354,7 @@ def test_unshuffle_undoes_shuffle(dtype):
     assert found.tobytes() == values.tobytes()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(min_size=5, max_size=5000), st.sampled_from([-3, -1, 0, 1, 3]), st.sampled_from([0, 1, 4, 40]))
 def test_inflate_gives_the_bytes_or_an_error(content, longer, cut):
     packed = zlib.compress(content, 1)

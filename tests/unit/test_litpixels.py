@@ -191,7 +191,7 @@ def raw_case(folder):
     return write_run(folder, data, CELLS, "chunk of 3", "ADU", constants={MODULE: random_constants(rng, 10)})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["gzip shuffle", "gzip shuffle of 3", "contiguous", "lzf of 3", "raw"]),
     st.integers(1, 3),
@@ -212,7 +212,7 @@ def test_the_way_of_storing_does_not_matter(runs):
         np.testing.assert_array_equal(runs[way][1].counts, expected.counts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(1, 20))
 def test_cells_are_never_divided(cell, n_shares):
     cell = np.array(cell, int)

@@ -140,7 +140,7 @@ def test_the_first_frame_does_not_matter():
     np.testing.assert_array_equal(spacings(values)[0].values, spacings(other)[0].values)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(-4000, 11_000), st.integers(0, 10))
 def test_a_constant_added_shifts_nothing(constant, seed):
     values = simulate_series(2, 1500, seed=seed, spacing=80).values
@@ -151,7 +151,7 @@ def test_a_constant_added_shifts_nothing(constant, seed):
     np.testing.assert_allclose(other.drift, one.drift + constant, atol=0.01)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.sampled_from([1.5, 2.0, 2.5]), st.integers(0, 5))
 def test_scaled_data_give_a_scaled_spacing(factor, seed):
     simulated = simulate_series(20, 4000, seed=seed, sigma=6, spacing=60, drift=20)
