@@ -226,8 +226,11 @@ def _write_agipd(group, output, frames, layout, modules, selection, pulse_ids):
         )
         for _, held in layout.files.iterrows()
     ]
-    rows = [[values[selection.frames] for values in source_rows(layout, module)] for module in modules]
-    pieces = find_pieces(rows, len(pulse_ids or [0]))
+
+    def rows_of(module):
+        return [values[selection.frames] for values in source_rows(layout, module)]
+
+    pieces = find_pieces(rows_of, modules, len(pulse_ids or [0]))
     # One dataset after the other: HDF5 holds all pieces until a dataset is there.
     for name, plane in planes.items():
         virtual = create_virtual(index, name, shape, dtype, fill)
@@ -246,7 +249,7 @@ def _write_camera(group, output, camera, place):
         (_relative(held.path, output), f"INSTRUMENT/{epix_source(camera.number)}/{PIXELS}", int(held.rows))
         for held in camera.files.itertuples()
     ]
-    add_stripes(virtual, *find_pieces([(file, row)]), sources)
+    add_stripes(virtual, *find_pieces(lambda _: (file, row), [camera.number]), sources)
     finish_virtual(virtual).attrs["units"] = "ADU"
 
 

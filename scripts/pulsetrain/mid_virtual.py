@@ -14,7 +14,7 @@ STRIPE_COLUMNS = ("piece", "file", "row", "row_stride", "frame", "frame_stride",
 MOST_PIECES = 10_000  # of a virtual dataset: HDF5 needs up to 80 kB for each, to write it and to read it
 
 
-def find_pieces(sources, period=1):
+def find_pieces(rows_of, modules, period=1):
     """Describe where the frames of each module come from, in no more pieces than HDF5 has memory for.
 
     Each stripe is a piece, which is fast to read. Where these are too many (irregular pulses and lost trains), all
@@ -22,8 +22,10 @@ def find_pieces(sources, period=1):
 
     Parameters
     ----------
-    sources : list of (ndarray of int, ndarray of int)
-        Source file and row in it of each frame, of each module.
+    rows_of : callable
+        Gives source file and row in it of each frame of a module: (ndarray of int, (F,)) twice. They are asked for again
+        where they are needed again, since those of all modules are much memory in long runs.
+    modules : list
     period : int
         See :func:`find_stripes`.
 
@@ -32,10 +34,14 @@ def find_pieces(sources, period=1):
     list of pandas.DataFrame
         Of each module: columns STRIPE_COLUMNS, rows of a piece one after the other.
     """
-    frame = np.arange(len(sources[0][0]))
-    pieces = [find_stripes(file, row, frame, period) for file, row in sources]
+
+    def describe(find, module):
+        file, row = rows_of(module)
+        return find(file, row, np.arange(len(file)), period)
+
+    pieces = [describe(find_stripes, module) for module in modules]
     if sum(map(len, pieces)) > MOST_PIECES:
-        return [unite_stripes(file, row, frame, period) for file, row in sources]
+        return [describe(unite_stripes, module) for module in modules]
     return pieces
 
 
