@@ -24,6 +24,7 @@ from pulsetrain.vds import FILL, RAW_FILL, require_unchanged
 
 log = logging.getLogger(__name__)
 
+MOST_AT_END = 2  # trains that one detector has before another starts, or after it stops; no loss
 MUCH_LIGHT = 0.1  # photons by which the baseline is too high that are worth a warning
 
 
@@ -170,8 +171,8 @@ def _find_camera(epix, number, run, sizes):
 
 
 def _require_enough(run, layout, selection, cameras, max_lost):
-    lost = len(selection.dropped_id)
-    found = lost + len(selection.train_id)
+    found = len(selection.train_id) + len(selection.dropped_id)
+    lost = _count_lost(selection)
     if lost <= max_lost * found:
         return
     lines = [f"{count} trains: {reason}" for reason, count in count_reasons(selection)] + _camera_faults(cameras)
@@ -186,6 +187,15 @@ def _require_enough(run, layout, selection, cameras, max_lost):
         + f"The run has {held}. Copy files that are missing or damaged again, correct mid.pulse_ids, mid.epix or "
         "detector.modules, or raise integrity.max_lost."
     )
+
+
+def _count_lost(selection):
+    """Trains that are not exported, without the few at either end that are there because detectors start one by one."""
+    kept, dropped = selection.train_id, selection.dropped_id
+    if not len(kept):
+        return len(dropped)
+    ends = np.count_nonzero(dropped < kept[0]), np.count_nonzero(dropped > kept[-1])
+    return len(dropped) - sum(min(end, MOST_AT_END) for end in ends)
 
 
 def _camera_faults(cameras):

@@ -310,9 +310,12 @@ def test_too_many_lost_trains_are_an_error_with_all_reasons(run):
     place, settings, frames, epix = run
     with pytest.raises(ValueError, match=r"25 of the 25 trains that any(.|\n)*no pulse 2, 6(.|\n)*\[0, 4, 8\]"):
         export(place, settings, frames, epix, pulse_ids=[0, 2, 6], name="mid/none.h5")
-    with pytest.raises(ValueError, match=r"2 of the 25 trains .*max_lost = 0.04(.|\n)*1 trains: EPIX-1: no frame"):
-        export(place, settings, frames, epix, max_lost=0.04, name="mid/none.h5")
+    fewer = [path for path in epix if "EPIX01-S00001" not in path]
+    with pytest.raises(ValueError, match=r"8 of the 25 trains .*max_lost = 0.3 (.|\n)*8 trains: EPIX-1: no frame\n"):
+        export(place, settings, frames, fewer, max_lost=0.3, name="mid/none.h5")
     assert not (place / "scratch/mid/none.h5").exists()
+    export(place, settings, frames, fewer, max_lost=0.32, name="mid/fewer.h5")
+    export(place, settings, frames, epix, max_lost=0, name="mid/ends.h5")  # one at either end is no loss
 
 
 def test_trains_that_only_the_cameras_have_count_as_lost(tmp_path):
@@ -321,7 +324,7 @@ def test_trains_that_only_the_cameras_have_count_as_lost(tmp_path):
     agipd = write_agipd(tmp_path, settings)
     frames = check(tmp_path, settings, agipd[:1])
     epix = write_epix(tmp_path, settings)
-    with pytest.raises(ValueError, match=r"(?s)8 of the 13 trains .*max_lost = 0.1 .*7 trains: AGIPD: no frame"):
+    with pytest.raises(ValueError, match=r"(?s)5 of the 13 trains .*max_lost = 0.1 .*7 trains: AGIPD: no frame"):
         export(tmp_path, settings, frames, epix, max_lost=0.1)
 
 
