@@ -1,7 +1,8 @@
 """Add up the DSSC images of one module by bin of a scan and frame name.
 
 Output ``dssc/r...._m.._by-....h5``: sum and sum_squares u8 (bins, names, 128, 512) [ADU, ADU^2], exact; count u8 (bins,
-names); frame_sum u8 (N,) [ADU]; names, scan_variable f8 (bins,).
+names); energy_sum f8 (bins, names, parts), exact, energy_count u8 (bins, names); frame_sum u8 (N,) [ADU]; names,
+scan_variable f8 (bins,).
 """
 
 from pulsetrain.dssc_sums import bin_module

@@ -1,7 +1,8 @@
 """Average the DSSC images of all modules, of one run or several.
 
 Output ``dssc/..._by-....h5``: netCDF4, group ``data`` with the dimensions (scan_variable, module, x, y), per frame name
-the mean f8 and its standard error f4 [ADU], sum_count i8, xgm mean f8; group ``account``.
+the mean f8 and its standard error f4 [ADU], sum_count i8, mean pulse energies f8 of all frames and of those of each
+module; group ``account``.
 """
 
 from pulsetrain.dssc_join import join_modules

@@ -51,7 +51,8 @@ def variable_names(frame_pattern):
     """Names of all variables and dimensions of a result, with repetitions where they clash."""
     found = list(DIMENSIONS)
     for name in dict.fromkeys(frame_pattern):
-        found += [name, f"{name}_standard_error", f"sum_count_{name}", f"xgm_{name}", f"xgm_count_{name}"]
+        found += [name, f"{name}_standard_error", f"sum_count_{name}"]
+        found += [f"{about}_{name}" for about in ("xgm", "xgm_count", "xgm_module", "xgm_module_count")]
     return found
 
 

@@ -206,16 +206,22 @@ def mean_image(data, name):
 
 
 def signal_image(data, name):
-    """Dark-subtracted mean image of all bins per pulse energy, and its unit; as far as dark and energies are known."""
+    """Dark-subtracted mean image of all bins per pulse energy, and its unit; as far as dark and energies are known.
+
+    Each module is divided by the mean energy of the frames that it has.
+    """
     image, names = mean_image(data, name), frame_names_of(data)
     dark = dark_of(name, names)
     if dark is not None:
         image -= mean_image(data, dark)
-    count, energy = data[f"xgm_count_{name}"].values, data[f"xgm_{name}"].values
+    count, energy = data[f"xgm_module_count_{name}"].values, data[f"xgm_module_{name}"].values
     if not count.sum():
         return image, "ADU"
+    of_module = np.full(N_MODULES, np.nan)
+    held = count.sum(axis=0) > 0
+    of_module[data["module"].values[held]] = np.nansum(energy * count, axis=0)[held] / count.sum(axis=0)[held]
     units = data[f"xgm_{name}"].attrs.get("units", "energy")
-    return image / (np.nansum(energy * count) / count.sum()), f"ADU/{units}"
+    return image / of_module[:, None, None], f"ADU/{units}"
 
 
 def frame_names_of(data):

@@ -55,7 +55,7 @@ def join_modules(selections, sums, output, attributes, *, modules):
         _write(data, "module", np.array(modules, np.int64))
         _write(data, "run", np.array([each.attributes["run"] for each in chosen], np.int64))
         _write_energies(data, chosen, values, units["energy_units"])
-        counts = _write_means(data, names, values, sums, modules)
+        counts = _write_means(data, names, values, sums, modules, units["energy_units"])
         lacking = [f"{module:02d}" for module, held in zip(modules, counts.sum(axis=(0, 1)), strict=True) if not held]
         status = _status(chosen, lacking)
         for name, value in {"scan": about["scan"], **status}.items():
@@ -151,9 +151,10 @@ def _write_energies(data, chosen, values, units):
             _write(data, f"xgm_count_{name}", count[:, i].astype(np.int64), "", text, ("scan_variable",))
 
 
-def _write_means(data, names, values, sums, modules):
+def _write_means(data, names, values, sums, modules, energy_units):
     """Write the arrays module by module and bin by bin; return the counts (bin, name, module)."""
-    counts = np.zeros((len(values), len(names), len(modules)), np.int64)
+    counts, energy_counts = np.zeros((2, len(values), len(names), len(modules)), np.int64)
+    energies = np.full(counts.shape, np.nan)
     arrays = {}
     for name in names:
         mean = data.create_variable(name, DIMENSIONS, np.float64)
@@ -170,6 +171,7 @@ def _write_means(data, names, values, sums, modules):
                 for i, name in enumerate(names):
                     n, total, squares = add_runs(opened, b, i)
                     counts[b, i, m] = n
+                    energies[b, i, m], energy_counts[b, i, m] = add_energies(opened, b, i)
                     for array, image in zip(arrays[name], mean_and_error(n, total, squares), strict=True):
                         array[b, m] = image
                 advance(1)
@@ -177,7 +179,12 @@ def _write_means(data, names, values, sums, modules):
             for file in files:
                 file.close()
     for i, name in enumerate(names):
-        _write(data, f"sum_count_{name}", counts[:, i], "", "frames that were averaged", ("scan_variable", "module"))
+        _write(data, f"sum_count_{name}", counts[:, i], "", "frames that were averaged", DIMENSIONS[:2])
+        if not is_dark(name):
+            text = "mean pulse energy of the frames that the module has"
+            _write(data, f"xgm_module_{name}", energies[:, i], energy_units, text, DIMENSIONS[:2])
+            text = "frames of known pulse energy that the module has"
+            _write(data, f"xgm_module_count_{name}", energy_counts[:, i], "", text, DIMENSIONS[:2])
     return counts
 
 
@@ -190,6 +197,16 @@ def add_runs(opened, b, i):
             total += file["sum"][place[b], i]
             squares += file["sum_squares"][place[b], i]
     return n, total, squares
+
+
+def add_energies(opened, b, i):
+    """Mean pulse energy of the module's frames in bin `b` and name `i`, over all runs, and their number; as exact."""
+    parts, n = [], 0
+    for file, place in opened:
+        if place[b] >= 0:
+            parts += file["energy_sum"][place[b], i].tolist()
+            n += int(file["energy_count"][place[b], i])
+    return math.fsum(parts) / n if n else math.nan, n
 
 
 def _places(held, values):

@@ -7,6 +7,7 @@ groups, and a pass reads the frames of its group only.
 
 import contextlib
 import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -86,6 +87,7 @@ def bin_module(frames, selection, output, attributes, *, module, threads=1, most
         out.create_dataset("names", data=chosen.names, dtype=TEXT)
         write_array(out, "scan_variable", chosen.values, chosen.attributes["units"] or None)
         write_array(out, "count", counts.reshape(-1, n_names).astype(np.uint64), description="frames (bin, name)")
+        _write_energies(out, chosen, slot, n_names)
         held = [
             _create_sums(out, name, (len(chosen.values), n_names), units)
             for name, units in (("sum", "ADU"), ("sum_squares", "ADU^2"))
@@ -245,6 +247,43 @@ def _storage(layout, layout_path, number, storage_of, n_wanted):
             f"{IMAGE_SHAPES['DSSC']['raw']}. The file was changed: run snakemake again."
         )
     return storage
+
+
+def exact_parts(values):
+    """Sum of finite numbers without loss, as few numbers that `math.fsum` adds up to it; largest first.
+
+    One float64 does not hold the exact sum, and rounded sums of several runs would depend on how they were split.
+
+    Parameters
+    ----------
+    values : ndarray of float64, (n,)
+
+    Returns
+    -------
+    list of float
+        Empty if the sum is 0.
+    """
+    values, parts = values.tolist(), []
+    while rest := math.fsum([*values, *(-part for part in parts)]):
+        parts.append(rest)
+    return parts
+
+
+def _write_energies(file, chosen, slot, n_names):
+    """Pulse energies of the frames that the module has: exact sum (bin, name, part) and count (bin, name)."""
+    known = np.flatnonzero((slot >= 0) & np.isfinite(chosen.energy))
+    known = known[np.argsort(slot[known], kind="stable")]
+    n_slots = len(chosen.values) * n_names
+    count = np.bincount(slot[known], minlength=n_slots)
+    parts = [exact_parts(each) for each in np.split(chosen.energy[known], np.cumsum(count)[:-1])][:n_slots]
+    sums = np.zeros((n_slots, max(map(len, parts), default=0)))
+    for row, held in zip(sums, parts, strict=True):
+        row[: len(held)] = held
+    units = chosen.attributes["energy_units"] or None
+    text = "pulse energies of the frames (bin, name): the parts add up to the exact sum"
+    write_array(file, "energy_sum", sums.reshape(len(chosen.values), n_names, sums.shape[1]), units, text)
+    text = "frames of known pulse energy (bin, name)"
+    write_array(file, "energy_count", count.reshape(-1, n_names).astype(np.uint64), description=text)
 
 
 def _create_sums(file, name, slots, units):

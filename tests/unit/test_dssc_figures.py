@@ -74,6 +74,16 @@ def test_images_are_dark_subtracted_and_normalised(run):
     assert np.isnan(image[3]).all()
 
 
+def test_images_of_a_module_are_divided_by_the_energy_of_its_own_frames(tmp_path):
+    chosen = simulate_dssc.settings("tiny", modules=[0, 5], cells=4, faults=["module_lacks_trains"])
+    found = whole_way(tmp_path, chosen, variable=None)
+    with xr.open_dataset(found["joined"], group="data", engine="h5netcdf") as data:
+        image, _ = dssc_figures.signal_image(data, "unpumped")
+    for module in chosen["modules"]:
+        _, flat, ring, _ = simulate_dssc._pixels(1, module)
+        np.testing.assert_allclose(image[module].mean(), (flat + ring).mean() / simulate_dssc.PULSE_ENERGY_UJ, 2e-3)
+
+
 def test_names_without_energies_are_not_drawn_in_the_unit_of_others(run, tmp_path):
     """The second half of each train is beyond the pulses of the gas monitor: these names have no energy."""
     pattern = [f"p{i}" for i in range(CHOSEN["cells"])]
@@ -94,8 +104,8 @@ def test_images_of_different_units_are_not_subtracted(run, tmp_path):
     joined = tmp_path / "joined.h5"
     shutil.copy(run["joined"], joined)
     with h5py.File(joined, "r+") as file:
-        file["data/xgm_count_unpumped"][:] = 0
-        file["data/xgm_unpumped"][:] = np.nan
+        file["data/xgm_module_count_unpumped"][:] = 0
+        file["data/xgm_module_unpumped"][:] = np.nan
     figure = dssc_figures.draw_images(joined, DSSC_1MGeometry.example())
     titles = [axes.get_title() for axes in figure.axes]
     assert {"pumped", "unpumped"} <= set(titles)

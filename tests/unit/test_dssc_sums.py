@@ -29,7 +29,7 @@ from pulsetrain.detector import DSSC_SHAPE
 from pulsetrain.dssc_inputs import bin_values, look_up_mask, read_frame_mask, read_scan_file
 from pulsetrain.dssc_join import join_modules, mean_and_error, mean_energies
 from pulsetrain.dssc_selection import REASONS, frame_names, read_selection, select_frames, write_selection
-from pulsetrain.dssc_sums import add_frames, bin_module
+from pulsetrain.dssc_sums import add_frames, bin_module, exact_parts
 
 RUN = 235
 CHOSEN = simulate_dssc.settings("tiny", modules=[2, 9])
@@ -82,11 +82,41 @@ def test_means_errors_and_counts_are_those_of_numpy(run):
                     assert data[f"sum_count_{name}"][b, m] == len(frames)
                 if "dark" in name:
                     assert f"xgm_{name}" not in data
+                    assert f"xgm_module_{name}" not in data
                 else:
                     energy = truth["energy"][inside].astype(float)
                     np.testing.assert_allclose(data[f"xgm_{name}"][b], energy.mean(), rtol=1e-12)
                     assert data[f"xgm_count_{name}"][b] == len(energy)
                     assert data[f"xgm_{name}"].attrs["units"] == "μJ"
+                    assert (data[f"xgm_module_{name}"][b] == data[f"xgm_{name}"][b]).all()  # no module lacks a frame
+                    assert (data[f"xgm_module_count_{name}"][b] == len(energy)).all()
+                    assert data[f"xgm_module_{name}"].attrs["units"] == "μJ"
+
+
+def test_energies_of_a_module_are_those_of_the_frames_that_it_has(tmp_path):
+    from pulsetrain.simulate_faults import WHOLE, expected_availability
+
+    chosen = simulate_dssc.settings("tiny", modules=[0, 5], cells=4, faults=["module_lacks_trains"])
+    found = whole_way(tmp_path, chosen, RUN, variable=None)
+    truth = simulate_dssc.truth(chosen, RUN)
+    available = expected_availability(chosen) == WHOLE
+    assert available[0].all()
+    assert not available[5].all()
+    with xr.open_dataset(found["joined"], group="data", engine="h5netcdf") as data:
+        for m, module in enumerate(chosen["modules"]):
+            energy = truth["energy"][available[module], 0].astype(float)
+            np.testing.assert_allclose(data["xgm_module_pumped"][0, m], energy.mean(), rtol=1e-14)
+            assert data["xgm_module_count_pumped"][0, m] == len(energy)
+        assert data["xgm_pumped"][0] == data["xgm_module_pumped"][0, 0]
+        assert abs(data["xgm_pumped"][0] / data["xgm_module_pumped"][0, 1] - 1) > 0.01
+
+
+@given(strategies.lists(strategies.floats(-1e30, 1e30), max_size=20), strategies.integers(0, 20))
+def test_exact_sums_of_energies_can_be_split(values, cut):
+    from fractions import Fraction
+
+    both = exact_parts(np.array(values[:cut], float)) + exact_parts(np.array(values[cut:], float))
+    assert sum(map(Fraction, both)) == sum(map(Fraction, values))
 
 
 def test_every_frame_is_accounted_for(run):
