@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 GROUP = "data"  # as in the files of the older notebooks
 DIMENSIONS = ("scan_variable", "module", "x", "y")
+MOST_NAMED = 4  # modules of a run, and runs, in the reason that frames are lacking
 
 
 class ModuleSums(NamedTuple):
@@ -55,9 +56,8 @@ def join_modules(selections, sums, output, attributes, *, modules):
         _write(data, "module", np.array(modules, np.int64))
         _write(data, "run", np.array([each.attributes["run"] for each in chosen], np.int64))
         _write_energies(data, chosen, values, units["energy_units"])
-        counts = _write_means(data, names, values, sums, modules, units["energy_units"])
-        lacking = [f"{module:02d}" for module, held in zip(modules, counts.sum(axis=(0, 1)), strict=True) if not held]
-        status = _status(chosen, lacking)
+        _write_means(data, names, values, sums, modules, units["energy_units"])
+        status = _status(chosen, [_lacking(paths) for paths in sums])
         for name, value in {"scan": about["scan"], **status}.items():
             file.attrs[name] = value
         _write_account(file.create_group("account"), chosen, selections)
@@ -152,7 +152,7 @@ def _write_energies(data, chosen, values, units):
 
 
 def _write_means(data, names, values, sums, modules, energy_units):
-    """Write the arrays module by module and bin by bin; return the counts (bin, name, module)."""
+    """Write the arrays module by module and bin by bin."""
     counts, energy_counts = np.zeros((2, len(values), len(names), len(modules)), np.int64)
     energies = np.full(counts.shape, np.nan)
     arrays = {}
@@ -185,7 +185,6 @@ def _write_means(data, names, values, sums, modules, energy_units):
             _write(data, f"xgm_module_{name}", energies[:, i], energy_units, text, DIMENSIONS[:2])
             text = "frames of known pulse energy that the module has"
             _write(data, f"xgm_module_count_{name}", energy_counts[:, i], "", text, DIMENSIONS[:2])
-    return counts
 
 
 def add_runs(opened, b, i):
@@ -217,15 +216,39 @@ def _places(held, values):
     return np.where(held[place] == values, place, -1)
 
 
+def _lacking(paths):
+    """Used frames that the modules of a run do not have: {module: frames}."""
+    lacking = {}
+    for path in paths:
+        with h5py.File(path) as file:
+            lacking[int(file.attrs["module"])] = int(file.attrs["n_frames_lacking"])
+    return {module: n for module, n in lacking.items() if n}
+
+
 def _status(chosen, lacking):
-    """Attributes status and reason of the result."""
+    """Attributes status and reason of the result.
+
+    Parameters
+    ----------
+    chosen : list of Selection
+        One per run.
+    lacking : list of dict
+        Per run, the used frames that a module does not have: {module: frames}.
+    """
     reasons = [
         f"run {each.attributes['run']}: {each.attributes['reason']}" for each in chosen if each.attributes["reason"]
     ]
     if all(each.attributes["status"] == "empty" for each in chosen):
         return {"status": "empty", "reason": "; ".join(reasons)}
-    if lacking:
-        reasons.append(f"no frame of module {', '.join(lacking)}")
+    short = [(each, of_run) for each, of_run in zip(chosen, lacking, strict=True) if of_run]
+    for each, of_run in short[:MOST_NAMED]:
+        worst = sorted(of_run, key=lambda module: (-of_run[module], module))
+        told = ", ".join(f"module {module:02d} lacks {of_run[module]}" for module in worst[:MOST_NAMED])
+        more = f" and {len(worst) - MOST_NAMED} more modules lack some" if len(worst) > MOST_NAMED else ""
+        n_used = np.count_nonzero(each.bin >= 0)
+        reasons.append(f"run {each.attributes['run']}: of {n_used} used frames {told}{more}")
+    if len(short) > MOST_NAMED:
+        reasons.append(f"in {len(short) - MOST_NAMED} more runs modules lack used frames")
     return {"status": "partial" if reasons else "complete", "reason": "; ".join(reasons)}
 
 

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from pulsetrain import dssc_sums, simulate_dssc
 from pulsetrain.detector import DSSC_SHAPE
 from pulsetrain.dssc_inputs import bin_values, look_up_mask, read_frame_mask, read_scan_file
-from pulsetrain.dssc_join import join_modules, mean_and_error, mean_energies
+from pulsetrain.dssc_join import _status, join_modules, mean_and_error, mean_energies
 from pulsetrain.dssc_selection import REASONS, frame_names, read_selection, select_frames, write_selection
 from pulsetrain.dssc_sums import add_frames, bin_module, exact_parts
 
@@ -347,7 +347,40 @@ def test_a_fault_drops_its_trains_and_misplaces_none(tmp_path, fault):
     if fault in LEFT_OUT:
         assert sum(count for text, count in account.items() if text.startswith("check_run")) > 0
     with h5py.File(found["joined"]) as file:
-        assert file.attrs["status"] == ("partial" if fault in ("missing_module", "index_off_by_one") else "complete")
+        status, reason = file.attrs["status"], file.attrs["reason"]
+    n_used = account["used"]
+    for module, path in zip(chosen["modules"], found["sums"], strict=True):
+        n_lacking = n_used - sum(n for n, _, _ in read_sums(path).values())
+        assert (f"module {module:02d} lacks {n_lacking}" in reason) == (n_lacking > 0)
+    assert status == ("partial" if reason else "complete")
+
+
+def test_modules_that_lack_frames_are_named_for_each_run(run, tmp_path):
+    """Module 9 is absent from the second of two merged runs."""
+    files = write_run(tmp_path, CHOSEN, 236)
+    for path in files["modules"][9]:
+        Path(path).unlink()
+    files["modules"][9] = []
+    frames = check(tmp_path, files, CHOSEN, 236)
+    selection = select(tmp_path, frames, files, 236)
+    sums = bin_modules(tmp_path, frames, selection, CHOSEN, 236)
+    merged = tmp_path / "both.h5"
+    arguments = [run["selection"], selection], [run["sums"], sums]
+    join_modules(*arguments, merged, {}, modules=CHOSEN["modules"])
+    n_used = account_of(selection)["used"]
+    with h5py.File(merged) as file:
+        assert file.attrs["status"] == "partial"
+        assert file.attrs["reason"] == f"run 236: of {n_used} used frames module 09 lacks {n_used}"
+
+
+def test_many_modules_and_runs_that_lack_frames_are_told_in_short(run):
+    chosen = [read_selection(run["selection"])] * 6
+    reason = _status(chosen, [{module: module + 1 for module in range(16)}] + [{3: 1}] * 5)["reason"].split("; ")
+    first = ", ".join(f"module {module} lacks {module + 1}" for module in (15, 14, 13, 12))
+    n_used = (chosen[0].bin >= 0).sum()
+    assert reason[0] == f"run 235: of {n_used} used frames {first} and 12 more modules lack some"
+    assert reason[1] == f"run 235: of {n_used} used frames module 03 lacks 1"
+    assert reason[4:] == ["in 2 more runs modules lack used frames"]
 
 
 def test_many_trains_that_one_module_alone_has_are_trains_that_the_others_miss(tmp_path):
