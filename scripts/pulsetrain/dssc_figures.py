@@ -17,11 +17,14 @@ from pulsetrain.figures import FAILED_COLOUR, FRAME_COLOUR, THRESHOLD_COLOUR, ne
 COLOURS = ("#d95f02", "#1b6ca8", "#2c7a4b", "#7b4fa3", "#a6761d", "#c2447e")
 PITCH_MM = (0.204, 0.236)  # rows and columns of the hexagonal pixels, as in EXtra-geom
 MOST_IMAGES = 3
+MOST_LACKING = 0.05  # share of the used frames: a module that lacks more is left out of the mean signal
 MOST_DOTS = 20_000  # in a scatter plot: more cannot be told apart and make the picture slow
 
 
 class Frames(NamedTuple):
-    """The frames of all runs of a result, those in which a module is missing left out of `signal`.
+    """The frames of all runs of a result.
+
+    A module that lacks many frames is left out of `signal`; frames that another module lacks have none.
 
     Attributes
     ----------
@@ -31,8 +34,10 @@ class Frames(NamedTuple):
     name : ndarray of uint8, (N,)
     energy : ndarray of float64, (N,)
     signal : ndarray of float64, (N,)
-        Mean over all pixels of all modules that have data [ADU]; NaN = left out or incomplete.
+        Mean over all pixels of the modules [ADU]; NaN = left out or incomplete.
     energy_units : str
+    modules_left_out : list of int
+        They do not count for `signal`.
     """
 
     names: list
@@ -41,6 +46,7 @@ class Frames(NamedTuple):
     energy: np.ndarray
     signal: np.ndarray
     energy_units: str
+    modules_left_out: list
 
 
 def read_frames(selections, sums):
@@ -58,27 +64,49 @@ def read_frames(selections, sums):
     Frames
     """
     chosen = [read_selection(path) for path in selections]
-    values, signals = [], []
-    for each, paths in zip(chosen, sums, strict=True):
-        of_bin = np.append(each.values, np.nan)
-        values.append(of_bin[each.bin])
-        signals.append(_mean_signal(paths, len(each.bin)))
+    values = [np.append(each.values, np.nan)[each.bin] for each in chosen]
+    used = [each.bin >= 0 for each in chosen]
+    lacking = {}  # frames of all runs, so that the signal is that of the same modules in all of them
+    for held, paths in zip(used, sums, strict=True):
+        for path in paths:
+            module, of_frames = _frame_sums(path)
+            lacking[module] = lacking.get(module, 0) + int(np.count_nonzero(held & (of_frames == 0)))
+    most = min(lacking.values()) + MOST_LACKING * sum(map(np.count_nonzero, used))
+    left_out = [module for module, n in lacking.items() if n > most]
+    signals = [_mean_signal(paths, len(each.bin), left_out) for each, paths in zip(chosen, sums, strict=True)]
     units = next((each.attributes["energy_units"] for each in chosen if each.attributes["energy_units"]), "")
     name, energy = (np.concatenate([getattr(each, key) for each in chosen]) for key in ("name", "energy"))
-    return Frames(chosen[0].names, np.concatenate(values), name, energy, np.concatenate(signals), units)
+    return Frames(chosen[0].names, np.concatenate(values), name, energy, np.concatenate(signals), units, left_out)
 
 
-def _mean_signal(paths, n_frames):
-    total, n_held, n_modules = np.zeros(n_frames), np.zeros(n_frames, int), 0
+def _frame_sums(path):
+    """Number of a module and the sum of all its pixels in each frame; 0 = not used, or lacking."""
+    with h5py.File(path) as file:
+        return int(file.attrs["module"]), file["frame_sum"][()]
+
+
+def _mean_signal(paths, n_frames, left_out):
+    total, whole, n_modules = np.zeros(n_frames), np.ones(n_frames, bool), 0
     for path in paths:
-        with h5py.File(path) as file:
-            of_frames = file["frame_sum"][()]
-        if of_frames.any():
+        module, of_frames = _frame_sums(path)
+        if module not in left_out:
             total += of_frames
-            n_held += of_frames > 0
+            whole &= of_frames > 0
             n_modules += 1
-    whole = (n_held == n_modules) & (n_held > 0)
-    return np.where(whole, total / (max(n_modules, 1) * np.prod(DSSC_SHAPE)), np.nan)
+    return np.where(whole, total / (n_modules * np.prod(DSSC_SHAPE)), np.nan)
+
+
+def incomplete_text(frames, n_drawn, names):
+    """What a picture of the signal of some frame names does not show: modules and frames; '' if nothing."""
+    told = []
+    if frames.modules_left_out:
+        left_out = ", ".join(f"{module:02d}" for module in frames.modules_left_out)
+        told.append(f"left out as they lack many frames: module {left_out}")
+    of_names = np.isin(frames.name, [frames.names.index(name) for name in names])
+    n_used = int(np.count_nonzero(np.isfinite(frames.value) & of_names))
+    if n_drawn < n_used:
+        told.append(f"{n_drawn} of {n_used} frames drawn")
+    return "; ".join(told)
 
 
 def dark_of(name, names):
@@ -159,7 +187,7 @@ def draw_curve(frames, joined):
     missing = [name for name in lit if name not in names] if known else []
     names = names or lit
     label, _ = scan_label(joined)
-    drawn = False
+    n_drawn = 0
     for name in names:
         colour = colour_of(name, frames.names)
         value, signal, error, n = binned_curve(frames, name)
@@ -168,8 +196,8 @@ def draw_curve(frames, joined):
         axes.errorbar(
             value, signal, np.nan_to_num(error), fmt="o-", color=colour, capsize=3, label=f"{name} ({n.sum()} frames)"
         )
-        drawn = True
-    if not drawn:
+        n_drawn += n.sum()
+    if not n_drawn:
         say_nothing_to_show(axes, "No frame with an X-ray pulse is used.")
         return figure
     axes.set(
@@ -180,6 +208,8 @@ def draw_curve(frames, joined):
     title += ", divided by the pulse energy" if known else ", pulse energies unknown"
     if missing:
         title += f"\n{len(missing)} names without any pulse energy are not drawn"
+    if incomplete := incomplete_text(frames, n_drawn, names):
+        title += f"\n{incomplete}"
     axes.set_title(title, fontsize=10)
     axes.legend()
     return figure
@@ -356,17 +386,20 @@ def draw_energies(frames, limits):
         left.axvline(limit, color=THRESHOLD_COLOUR, linestyle="--")
     left.set(xlabel=f"pulse energy{units}", ylabel="frames")
     left.legend(fontsize=9)
-    for name in lit_names(frames.names):
+    n_drawn, names = 0, [name for name in lit_names(frames.names) if has_energies(frames, name)]
+    for name in names:
         colour = colour_of(name, frames.names)
         chosen = np.flatnonzero(known & np.isfinite(frames.signal) & (frames.name == frames.names.index(name)))
         if len(chosen) < 3:
             continue
+        n_drawn += len(chosen)
         r = np.corrcoef(frames.energy[chosen], frames.signal[chosen])[0, 1]
         some = chosen[:: -(-len(chosen) // MOST_DOTS)]
         right.plot(
             frames.energy[some], frames.signal[some], ".", markersize=3, color=colour, label=f"{name}, r = {r:.3f}"
         )
     right.set(xlabel=f"pulse energy{units}", ylabel="mean of all pixels [ADU]")
+    right.set_title(incomplete_text(frames, n_drawn, names), fontsize=10)
     if right.has_data():
         right.legend(fontsize=9)
     return figure

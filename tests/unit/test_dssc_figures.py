@@ -31,7 +31,7 @@ def test_curve_is_the_slope_of_the_signal_over_the_energy():
     energy = np.where(name == 0, random.gamma(16, 5, n), np.nan)
     signal = 40 + np.where(name == 0, (0.1 + 0.05 * value) * energy, 0) + random.normal(0, 0.5, n)
     value[:3] = np.nan
-    values, slope, error, count = binned_curve(Frames(["lit", "dark"], value, name, energy, signal, "uJ"), "lit")
+    values, slope, error, count = binned_curve(Frames(["lit", "dark"], value, name, energy, signal, "uJ", []), "lit")
     assert values.tolist() == [0, 1]
     assert count.tolist() == [998, 1000]
     assert (np.abs(slope - [0.1, 0.15]) < 4 * error).all()
@@ -50,17 +50,42 @@ def test_curve_of_the_simulation_is_the_pumped_factor(run):
     assert (error > 0).all()
 
 
-def test_frames_that_lack_a_module_have_no_signal(run, tmp_path):
-    other = tmp_path / "other.h5"
+def frames_without(run, place, n_lacking):
+    """Frames of the run as if module 9 lacked the first of those that are used, and which these are."""
+    other = place / "other.h5"
     with h5py.File(run["sums"][1]) as old, h5py.File(other, "w") as new:
         values = old["frame_sum"][()]
-        used = np.flatnonzero(values)
-        values[used[:5]] = 0
+        lacking = np.flatnonzero(values)[:n_lacking]
+        values[lacking] = 0
         new["frame_sum"] = values
+        new.attrs["module"] = old.attrs["module"]
+    return dssc_figures.read_frames([run["selection"]], [[run["sums"][0], other]]), lacking
+
+
+def test_frames_that_lack_a_module_have_no_signal(run, tmp_path):
     whole = dssc_figures.read_frames([run["selection"]], [run["sums"]])
-    frames = dssc_figures.read_frames([run["selection"]], [[run["sums"][0], other]])
-    lacking = np.isnan(frames.signal) & np.isfinite(whole.signal)
-    assert np.flatnonzero(lacking).tolist() == used[:5].tolist()
+    frames, lacking = frames_without(run, tmp_path, 3)
+    assert np.flatnonzero(np.isnan(frames.signal) & np.isfinite(whole.signal)).tolist() == lacking.tolist()
+    assert frames.modules_left_out == whole.modules_left_out == []
+    n_used = int((np.isfinite(whole.signal) & np.isin(whole.name, [0, 2])).sum())
+    n_lacking = int(np.isin(whole.name[lacking], [0, 2]).sum())
+    assert n_lacking > 0
+    (curve,) = dssc_figures.draw_curve(frames, run["joined"]).axes
+    scatter = dssc_figures.draw_energies(frames, None).axes[1]
+    for axes in (curve, scatter):
+        assert axes.get_title().endswith(f"{n_used - n_lacking} of {n_used} frames drawn")
+
+
+def test_a_module_that_lacks_many_frames_is_left_out_of_the_curve(run, tmp_path):
+    frames, lacking = frames_without(run, tmp_path, 30)
+    alone = dssc_figures.read_frames([run["selection"]], [run["sums"][:1]])
+    assert frames.modules_left_out == [9]
+    assert np.isfinite(frames.signal[lacking]).all()
+    np.testing.assert_array_equal(frames.signal, alone.signal)
+    (curve,) = dssc_figures.draw_curve(frames, run["joined"]).axes
+    scatter = dssc_figures.draw_energies(frames, None).axes[1]
+    for axes in (curve, scatter):
+        assert axes.get_title().endswith("left out as they lack many frames: module 09")
 
 
 def test_images_are_dark_subtracted_and_normalised(run):
