@@ -47,7 +47,8 @@ def show_summary():
         told = [told_job(job, run, failed) for job in jobs[run]]
         if told:
             kind = RUNS.get(run, {}).get("kind")
-            rows.append(describe_run(".", run, kind, sorted(told, key=lambda job: (job["rule"], job["about"]))))
+            scans = [scan for scan in DSSC["scans"] if run in dssc_config.scan_runs(DSSC, RUNS, scan)]
+            rows.append(describe_run(".", run, kind, sorted(told, key=lambda job: (job["rule"], job["about"])), scans))
     if rows:
         write_summary(".", rows)
         sys.stderr.write(

@@ -18,7 +18,7 @@ LINES_OF_LOG = 6
 ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Warning|Exit)\b")
 
 
-def describe_run(scratch, run, kind, jobs):
+def describe_run(scratch, run, kind, jobs, scans=()):
     """Tell what became of a run in one call of snakemake.
 
     Parameters
@@ -33,6 +33,8 @@ def describe_run(scratch, run, kind, jobs):
         Jobs that the run's target needs and that were to run: ``rule``, ``about`` (run and module, or calibration),
         ``state`` (``done``, ``failed``, ``waiting``), ``log`` (list of paths below `scratch`) and ``of_run`` (whether
         the job is the run's own).
+    scans : list of str
+        Scans of the configuration that are for the run, if it is of kind dssc.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def describe_run(scratch, run, kind, jobs):
         row["why"] = f"snakemake ended before {waiting[0]['rule']} {waiting[0]['about']} was started; start it again"
         return row
     reasons = [findings["reason"]] if findings["is_partial"] and findings["reason"] else []
-    result = _from_result(scratch, run, kind)
+    result = _from_result(scratch, run, kind, scans)
     more_left_out = result.pop("more_left_out", 0)
     if row["frames_left_out"] != "":
         row["frames_left_out"] += more_left_out
@@ -130,7 +132,7 @@ def _from_integrity(path):
     }
 
 
-def _from_result(scratch, run, kind):
+def _from_result(scratch, run, kind, scans):
     """Frames (and hits) in the results of a run, and why there are fewer than expected."""
     if kind == "mid":
         return _from_files(
@@ -141,13 +143,26 @@ def _from_result(scratch, run, kind):
             },
         )
     if kind == "dssc":
-        # One of them for each scan; the numbers are those of the last.
-        paths = sorted((scratch / "dssc").glob(f"r{run}_frames_by-*.h5"))
-        return _from_files(paths, lambda file: {"frames_used": int(np.count_nonzero(file["reason"][()] == 0))})
+        return _from_selections(scratch, run, scans)
     return _from_files(
         [scratch / "events" / f"r{run}_events.h5"],
         lambda file: {"hits": int(file.attrs["n_hits"]), "frames_used": file["is_hit"].shape[0]},
     )
+
+
+def _from_selections(scratch, run, scans):
+    """Numbers of the scan that uses the fewest frames, and the reasons of all scans."""
+
+    def numbers_of(file):
+        used = int(np.count_nonzero(file["reason"][()] == 0))
+        return {"frames_used": used, "frames_left_out": int(file["account/n_frames"][()].sum()) - used}
+
+    told, reasons = [], []
+    for scan in scans:
+        told.append(_from_files([scratch / "dssc" / f"r{run}_frames_by-{scan}.h5"], numbers_of))
+        reasons += [f"scan {scan}: {reason}" for reason in told[-1].pop("reasons")]
+    fewest = min((each for each in told if each), key=lambda each: each["frames_used"], default={})
+    return fewest | {"reasons": reasons}
 
 
 def _from_files(paths, numbers_of):

@@ -35,6 +35,14 @@ def write_events(scratch, status, reason):
         file.attrs.update({"n_hits": 3, "status": status, "reason": reason})
 
 
+def write_selection(scratch, scan, reason, status="complete", why=""):
+    (scratch / "dssc").mkdir(exist_ok=True)
+    with h5py.File(scratch / "dssc" / f"r0050_frames_by-{scan}.h5", "w") as file:
+        file["reason"] = np.array(reason, np.uint8)
+        file["account/n_frames"] = np.unique(reason, return_counts=True)[1]
+        file.attrs.update({"status": status, "reason": why})
+
+
 def job(rule, state, of_run=True):
     return {"rule": rule, "about": "run 0050", "state": state, "log": [f"logs/{rule}/r0050.log"], "of_run": of_run}
 
@@ -121,10 +129,18 @@ def test_exported_run_is_told_by_its_file(scratch):
 
 
 def test_binned_run_is_told_by_its_selections(scratch):
-    write_findings(scratch, seen=10, kept=10)
-    (scratch / "dssc").mkdir()
-    with h5py.File(scratch / "dssc" / "r0050_frames_by-delay.h5", "w") as file:
-        file["reason"] = np.array([0, 0, 3, 0], np.uint8)
-        file.attrs.update({"status": "complete", "reason": ""})
-    row = run_status.describe_run(scratch, "0050", "dssc", [job("bin_dssc", "done")])
-    assert (row["status"], row["frames_used"], row["why"]) == ("done", 3, "")
+    write_findings(scratch, seen=4, kept=4)
+    write_selection(scratch, "delay", [0, 0, 3, 0])
+    row = run_status.describe_run(scratch, "0050", "dssc", [job("bin_dssc", "done")], ["delay"])
+    assert (row["status"], row["frames_used"], row["frames_left_out"], row["why"]) == ("done", 3, 1, "")
+
+
+def test_binned_run_with_several_scans_is_told_by_the_one_that_uses_fewest_frames(scratch):
+    """Files of scans that are no longer in the configuration do not count."""
+    write_findings(scratch, seen=4, kept=4)
+    write_selection(scratch, "old", [3, 3, 3, 3], "empty", "no frame is used")
+    write_selection(scratch, "delay", [0, 0, 3, 3], "partial", "no gas monitor")
+    write_selection(scratch, "energy", [0, 0, 0, 0])
+    row = run_status.describe_run(scratch, "0050", "dssc", [job("bin_dssc", "done")], ["delay", "energy", "unmade"])
+    assert (row["frames_used"], row["frames_left_out"]) == (2, 2)
+    assert (row["status"], row["why"]) == ("partial", "scan delay: partial: no gas monitor")

@@ -10,6 +10,7 @@ import yaml
 from conftest import REPOSITORY, planned, snakemake
 
 from pulsetrain import simulate_dssc, simulate_dssc_files
+from pulsetrain.run_status import read_summary
 
 pytestmark = pytest.mark.workflow
 
@@ -71,6 +72,11 @@ def test_means_are_those_of_the_truth(finished):
             np.testing.assert_allclose(mean, truth["dssc/mean_true"][:, i][:, MODULES], rtol=1e-9)
             for m in range(len(MODULES)):
                 np.testing.assert_array_equal(data[f"sum_count_{name}"][:, m], truth["dssc/n_frames_true"][:, i])
+        n_used = int(truth["dssc/n_frames_true"][()].sum())
+    row = read_summary(finished / "scratch")["0235"]
+    settings = simulate_dssc.settings("tiny", modules=MODULES, sequences=1)
+    assert int(row["frames_used"]) == n_used
+    assert int(row["frames_left_out"]) == settings["trains"] * settings["cells"] - n_used
     page = (finished / "scratch/report/dssc_r0235_by-delay.html").read_text()
     assert page.count("data:image/png;base64") == 6
 
