@@ -69,6 +69,10 @@ def merged_scans(dssc, runs, name):
 
 
 def _run_problems(key, numbers, known):
-    unknown = [f"{run:04d}" for run in numbers if f"{run:04d}" not in known]
+    unknown = [run for run in numbers if f"{run:04d}" not in known]
     if unknown:
-        yield f"{key} names {', '.join(unknown)}, which the run table does not have as kind dssc"
+        names, first = ", ".join(f"{run:04d}" for run in unknown), unknown[0]
+        yield (
+            f"{key} names {names}, which the run table does not have as kind dssc. (Is it {first:04o} in the file? "
+            f"YAML reads a number that begins with 0 as octal, {first:04o} as {first}: write {first:o})"
+        )

@@ -56,6 +56,15 @@ def test_mistakes_are_named(section, message):
         check_scans(dssc(**section), RUNS)
 
 
+@pytest.mark.parametrize("place", ["merge", "runs"])
+def test_octal_run_numbers_are_explained(place):
+    import yaml
+
+    text = {"merge": "{scans: {a: {}}, merge: {m: [0010, 235]}}", "runs": "{scans: {a: {runs: [0010]}}}"}[place]
+    with pytest.raises(ConfigError, match=r"names 0008, .*Is it 0010 in the file\? .* 0010 as 8: write 10\)"):
+        check_scans(dssc(**yaml.safe_load(text)), RUNS)
+
+
 def test_all_mistakes_are_told_at_once():
     section = dssc({"a": {"xgm_limits": [2, 1]}, "b": {"runs": [1]}})
     with pytest.raises(ConfigError, match=r"(?s)scans.a.xgm_limits.*scans.b.runs"):
