@@ -172,8 +172,11 @@ def read_frame_mask(path):
     """
     array = _open_array(path, "mask")
     if array.dtype.kind not in "biu" or not np.isin(array.values, (0, 1)).all():
+        n_nan = int(array.isnull().sum())
+        nan = f", NaN in {n_nan} places (as .reindex leaves it, for frames that the mask did not have)" if n_nan else ""
         raise ValueError(
-            f"{path}: the mask holds {array.dtype}; expected bool, or whole numbers 0 and 1. Use .astype(bool)"
+            f"{path}: the mask holds {array.dtype}{nan}; expected bool, or whole numbers 0 and 1. Use "
+            ".fillna(0).astype(bool); without fillna, NaN would become True"
         )
     if not array.dims or not set(array.dims) <= {"trainId", "pulse"}:
         raise ValueError(f"{path}: the mask has the dimensions {array.dims}; expected trainId, pulse or both")

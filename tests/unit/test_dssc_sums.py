@@ -522,6 +522,9 @@ def test_wrong_scan_files_are_named(tmp_path):
         read_scan_file(write_array(tmp_path / "b.h5", np.ones(3), ["train"]))
     with pytest.raises(ValueError, match="the mask holds float64"):
         read_frame_mask(write_array(tmp_path / "c.h5", np.ones(3), ["trainId"], train))
+    reindexed = np.array([1, np.nan, 0])
+    with pytest.raises(ValueError, match=r"holds float64, NaN in 1 places .* Use .fillna\(0\).astype\(bool\)"):
+        read_frame_mask(write_array(tmp_path / "n.h5", reindexed, ["trainId"], train))
     (tmp_path / "d.h5").write_bytes(b"no netCDF")
     with pytest.raises(ValueError, match="cannot be read as netCDF4"):
         read_scan_file(tmp_path / "d.h5")
