@@ -20,6 +20,7 @@ from pulsetrain.pulses import readable
 log = logging.getLogger(__name__)
 
 MOST_BINS = 2000  # more are a forgotten or mistyped step: the averages would take as much disk as the images
+MOST_NAMED = 4  # frame names in the reason that they have no frame
 TEXT = h5py.string_dtype()
 REASONS = (
     "used",
@@ -235,9 +236,14 @@ def status_of(account, names, name, energy, lacking, broken):
     reasons = []
     lit = np.array([not is_dark(text) for text in names])
     unknown = int(np.isnan(energy[lit[name]]).sum())
+    left_out = ", ".join(f"{text}: {count}" for text, count in account.items() if count and text != "used")
+    absent = [text for text, count in zip(names, np.bincount(name, minlength=len(names)), strict=True) if not count]
+    if account["used"] and absent:
+        more = f" and {len(absent) - MOST_NAMED} more names" if len(absent) > MOST_NAMED else ""
+        told = left_out or "the trains are shorter than the frame pattern"
+        reasons.append(f"no frame called {', '.join(absent[:MOST_NAMED])}{more} is used ({told})")
     if not account["used"]:
-        told = ", ".join(f"{text}: {count}" for text, count in account.items() if count)
-        reasons.append(f"no frame is used ({told or 'the run has none'})")
+        reasons.append(f"no frame is used ({left_out or 'the run has none'})")
     elif unknown and lacking is None:
         reasons.append(
             f"{unknown} of {len(name)} used frames have no pulse energy, though their name is not dark: they count for "

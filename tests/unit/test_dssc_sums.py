@@ -418,6 +418,21 @@ def test_a_run_without_used_frames_gives_a_valid_empty_file(tmp_path):
         assert file.attrs["status"] == "empty"
 
 
+def test_frame_names_without_a_used_frame_are_told(run, tmp_path):
+    """Limits in the wrong unit leave the dark frames only; a pattern may be longer than the trains."""
+    about = read_selection(select(tmp_path, run["frames"], run["files"], xgm_limits=[0.05, 0.1])).attributes
+    assert about["status"] == "partial"
+    assert about["reason"].startswith("no frame called pumped, unpumped is used (")
+    assert "pulse energy outside xgm_limits: " in about["reason"]
+    pattern = ["dark"] + [f"dark{i}" for i in range(CHOSEN["cells"] + 5)]
+    about = read_selection(
+        select(tmp_path, run["frames"], run["files"], frame_pattern=pattern, variable=None)
+    ).attributes
+    first = ", ".join(pattern[CHOSEN["cells"] :][:4])
+    told = f"no frame called {first} and 2 more names is used (the trains are shorter than the frame pattern)"
+    assert (about["status"], about["reason"]) == ("partial", told)
+
+
 @pytest.mark.parametrize("step", [None, 0.5])
 def test_scan_values_that_are_no_numbers_leave_out_their_trains(run, tmp_path, step):
     train_id, values, _ = read_scan_file(run["files"]["scan"])
