@@ -95,13 +95,13 @@ def row_of_kind(run, kind):
 
 
 def detector_of(run):
-    """The detector of a run, by its kind: name, modules in use, how many a train needs, how its files are called."""
+    """The detector of a run, by its kind: name, modules in use and their key, how many a train needs, names of files."""
     if run_row(run)["kind"] == "dssc":
         # Each module is averaged for itself, so that a train needs no other module.
         of_kind = {"name": config["dssc"]["detector"], "files": "DSSC", "min_modules": 1}
-        return of_kind | {"modules": sorted(config["dssc"]["modules"])}
+        return of_kind | {"modules": sorted(config["dssc"]["modules"]), "modules_key": "dssc.modules"}
     of_kind = {"name": DETECTOR["name"], "files": "AGIPD", "min_modules": config["integrity"]["min_modules"]}
-    return of_kind | {"modules": sorted(DETECTOR["modules"])}
+    return of_kind | {"modules": sorted(DETECTOR["modules"]), "modules_key": "detector.modules"}
 
 
 def stream_of(wildcards):

@@ -19,6 +19,7 @@ if __name__ == "__main__":
         detector=job.params.detector["name"],
         modules=job.params.detector["modules"],
         min_modules=job.params.detector["min_modules"],
+        modules_key=job.params.detector["modules_key"],
         max_lost=job.params.max_lost,
         policy=job.params.policy,
         sizes=job.params.sizes,

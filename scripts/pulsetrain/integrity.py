@@ -19,6 +19,7 @@ from pulsetrain.layout import FILE_NUMBERS, FILE_TEXT, SEGMENT_COLUMNS, RunLayou
 from pulsetrain.module_index import (
     COVERAGE,
     DATA_TYPES,
+    MODULES_KEY,
     ModuleFile,
     build_module,
     expand,
@@ -42,7 +43,19 @@ DEFAULT_DATA_TYPE = {"raw": "uint16", "proc": "float32"}
 
 
 def check_run(
-    files, frames, integrity, run, stream, detector, modules, min_modules, max_lost, policy, sizes, attributes
+    files,
+    frames,
+    integrity,
+    run,
+    stream,
+    detector,
+    modules,
+    min_modules,
+    max_lost,
+    policy,
+    sizes,
+    attributes,
+    modules_key=MODULES_KEY,
 ):
     """Check all source files of a run and write its frame table, segments and verdict.
 
@@ -71,6 +84,8 @@ def check_run(
         {file name: bytes} when the work was planned.
     attributes : dict
         Provenance for the frame table.
+    modules_key : str
+        Key of the configuration that says which modules are in use; for advice.
 
     Returns
     -------
@@ -81,7 +96,7 @@ def check_run(
         raise ValueError(f"integrity.policy is {policy!r}; expected 'beamtime' or 'strict'")
     modules = sorted(modules)
     min_modules = int(np.ceil(0.75 * len(modules))) if min_modules is None else min_modules
-    named, findings = sort_files(files, run, modules)
+    named, findings = sort_files(files, run, modules, modules_key)
     data_dtype = common_data_type(named, stream, detector)
     tables = {}
     advance = progress(sum(map(len, named.values())), "files")
@@ -90,12 +105,13 @@ def check_run(
         for path in paths:
             held.append(_read_or_tell(path, run, stream, detector, module, sizes, data_dtype, findings))
             advance(1)
-        tables[module], told = build_module(module, held)
+        tables[module], told = build_module(module, held, modules_key)
         findings += told
-    trains, told = compare_modules(tables, min_modules)
+    trains, told = compare_modules(tables, min_modules, modules_key)
     findings += told
     layout = build_layout(tables, trains, frames)
     report = _report(run, stream, policy, max_lost, modules, tables, trains, layout, findings)
+    report["modules_key"] = modules_key
     layout.attributes.update(
         run=run,
         stream=stream,
@@ -115,7 +131,7 @@ def check_run(
     return report
 
 
-def sort_files(files, run, modules):
+def sort_files(files, run, modules, modules_key):
     """Sort the files by module and sequence and find what is missing by name.
 
     Returns
@@ -133,14 +149,14 @@ def sort_files(files, run, modules):
             continue
         module = int(parts[2][-2:])
         if module not in modules:
-            log.info("%s is not used: module %d is not in detector.modules", path.name, module)
+            log.info("%s is not used: module %d is not in %s", path.name, module, modules_key)
             continue
         named.setdefault(module, []).append((parts[3], path))
         sequences.setdefault(parts[3], []).append(path.name)
     for module in modules:
         if module not in named:
             message = f"no file of module {module}"
-            findings.append(finding("missing_module", message, without_module(module), module))
+            findings.append(finding("missing_module", message, without_module(module, modules_key), module))
             continue
         for sequence in sorted(set(sequences) - {number for number, _ in named[module]}):
             message = (
@@ -390,10 +406,13 @@ def accept_run(integrity, accepted, run, attributes):
     report = json.loads(Path(integrity).read_text(encoding="utf-8"))
     if report["verdict"] != "accepted":
         lines = finding_lines([told for told in report["findings"] if told["fault"]])
+        key = report["modules_key"]
+        keys = ["integrity.max_lost", "integrity.policy"]
+        keys += ["integrity.min_modules"] if key == MODULES_KEY else []  # 1 for other detectors
         raise RuntimeError(
             f"{report['summary']}\n"
             + "".join(f"  {line}\n" for line in lines)
-            + f"All of it is in {integrity}. To go on nevertheless, change integrity.max_lost, integrity.min_modules, "
-            f"integrity.policy or detector.modules in the config, or take run {run} out of the run table."
+            + f"All of it is in {integrity}. To go on nevertheless, change {', '.join(keys)} or {key} in the "
+            f"config, or take run {run} out of the run table."
         )
     write_text(accepted, report["summary"] + "\n" + as_text(attributes, "#"))

@@ -20,6 +20,8 @@ from pulsetrain.exdf import (
     read_metadata,
 )
 
+MODULES_KEY = "detector.modules"  # of the configuration, for detectors without one of their own
+
 # State of a train in a module; the number is what /trains/coverage of the frames file holds.
 COVERAGE = ("whole", "absent", *ENTRY_FAULTS[1:], "repeated_pulse", "appears_twice")
 IMAGE_SHAPES = {  # of one frame in the files, by detector and stream
@@ -215,7 +217,9 @@ def _read_ids(file, source, shapes, stream, data_dtype):
         raise BrokenFile(
             "wrong_dtype",
             f"{image}/data: found {data.dtype.name}; expected {' or '.join(allowed)}",
-            "correct the run again, so that all its files have one type",
+            "correct the run again, so that all its files have one type"
+            if stream == "proc"
+            else "these are not the images that the detector wrote: put its raw files there",
         )
     ids = []
     for name, dtype in ID_TYPES.items():
@@ -248,7 +252,7 @@ def _dataset(file, name):
     return dataset
 
 
-def build_module(module, files):
+def build_module(module, files, modules_key=MODULES_KEY):
     """Find the trains that a module has whole.
 
     Parameters
@@ -256,6 +260,8 @@ def build_module(module, files):
     module : int
     files : list of ModuleFile
         Broken ones (with a problem and empty ids) included.
+    modules_key : str
+        Key of the configuration that says which modules are in use; for advice.
 
     Returns
     -------
@@ -299,7 +305,7 @@ def build_module(module, files):
         (true_train[bad], state[bad], np.clip(ends[entries.file[bad]] - first[bad], 0, entries.count[bad])),
         reasons,
     )
-    return table, _tell(module, files, entries, true_train, state, suspect_copy, reasons)
+    return table, _tell(module, files, entries, true_train, state, suspect_copy, reasons, modules_key)
 
 
 class _Entries(NamedTuple):
@@ -366,7 +372,7 @@ def _reason_of_rows(entries, state, suspect_copy, first, ends, used, row_train_i
     return {name: int(number) for name, number in zip(names[1:], counts[1:], strict=True) if number}
 
 
-def _tell(module, files, entries, true_train, state, suspect_copy, reasons):
+def _tell(module, files, entries, true_train, state, suspect_copy, reasons, modules_key):
     """Findings of one module, one per kind and file."""
     findings = []
     for number, file in enumerate(files):
@@ -379,7 +385,8 @@ def _tell(module, files, entries, true_train, state, suspect_copy, reasons):
             found = held & (suspect_copy if kind == "suspect_copy" else (state == code))
             if kind in ("whole", "absent", "no_frames") or not found.any():
                 continue
-            findings.append(_entry_finding(kind, module, file, entries, true_train, np.flatnonzero(found), len(state)))
+            where = np.flatnonzero(found)
+            findings.append(_entry_finding(kind, module, file, entries, true_train, where, len(state), modules_key))
         n_suspect = int(np.count_nonzero(held & entries.suspect & (state == 0) & ~suspect_copy))
         if n_suspect:
             trains = entries.train_id[held & entries.suspect & (state == 0) & ~suspect_copy]
@@ -395,7 +402,7 @@ def _tell(module, files, entries, true_train, state, suspect_copy, reasons):
     return findings
 
 
-def _entry_finding(kind, module, file, entries, true_train, found, n_entries):
+def _entry_finding(kind, module, file, entries, true_train, found, n_entries, modules_key):
     where = found[0]
     number = where - np.flatnonzero(entries.file == entries.file[where])[0]
     message = f"{ENTRY_MESSAGES[kind]}: INDEX entry {number} has train {entries.train_id[where]}, "
@@ -408,6 +415,6 @@ def _entry_finding(kind, module, file, entries, true_train, found, n_entries):
     elif kind == "suspect_copy":
         next_step = "nothing to do"
     elif 2 * len(found) > n_entries:
-        next_step = f"leave module {module} out of detector.modules, or correct the run again"
+        next_step = f"leave module {module} out of {modules_key}, or copy or correct the run again"
     n_rows = np.clip(file.n_rows - entries.first[found], 0, entries.count[found]).sum()
     return finding(kind, message, next_step, module, file.path.name, true_train[found], n_rows)

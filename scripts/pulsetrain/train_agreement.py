@@ -3,7 +3,7 @@
 import numpy as np
 
 from pulsetrain.detector import N_MODULES
-from pulsetrain.module_index import COVERAGE, expand, finding
+from pulsetrain.module_index import COVERAGE, MODULES_KEY, expand, finding
 
 # Why a train is not kept. The numbers are used within one job only; files hold the text.
 TRAIN_REASONS = (
@@ -21,7 +21,7 @@ MOST_PHANTOMS = 3
 PHANTOM_SHARE = 0.01
 
 
-def compare_modules(tables, min_modules):
+def compare_modules(tables, min_modules, modules_key=MODULES_KEY):
     """Compare the trains of all modules.
 
     Parameters
@@ -29,6 +29,8 @@ def compare_modules(tables, min_modules):
     tables : dict
         {module: ModuleTable}.
     min_modules : int
+    modules_key : str
+        Key of the configuration that says which modules are in use; for advice.
 
     Returns
     -------
@@ -55,11 +57,11 @@ def compare_modules(tables, min_modules):
         odd_trains[_unequal(table, train_id, n_frames, start, pulse_id, cell_id)] = True
     reason = np.zeros(len(train_id), dtype=np.uint8)
     reason[whole.sum(axis=0) < min_modules] = TRAIN_REASONS.index("too few modules")
-    findings = _vote(tables, train_id, whole, np.flatnonzero(odd_trains), n_frames, reason)
+    findings = _vote(tables, train_id, whole, np.flatnonzero(odd_trains), n_frames, reason, modules_key)
     reason[(coverage == COVERAGE.index("appears_twice")).any(axis=0)] = TRAIN_REASONS.index("appears twice")
     n_frames = np.where(reference < 0, reported_count, n_frames)
     reason[n_frames == 0] = TRAIN_REASONS.index("no frames")
-    findings += _tell_absences(tables, train_id, coverage, n_frames, reason, min_modules)
+    findings += _tell_absences(tables, train_id, coverage, n_frames, reason, min_modules, modules_key)
     for module, trains in phantom.items():
         if len(trains):
             more = f" and {len(trains) - 1} more" if len(trains) > 1 else ""
@@ -134,7 +136,7 @@ def _unequal(table, train_id, n_frames, start, pulse_id, cell_id):
     return np.concatenate([place[short], place[equal[np.unique(entry[differs])]]])
 
 
-def _vote(tables, train_id, whole, disputed, n_frames, reason):
+def _vote(tables, train_id, whole, disputed, n_frames, reason, modules_key):
     """Name the modules that disagree with most others in the disputed trains; set reason and frame count of those."""
     starts = {module: run_starts(table.n_frames) for module, table in tables.items()}
     odd = {}
@@ -168,7 +170,7 @@ def _vote(tables, train_id, whole, disputed, n_frames, reason):
         trains = [train for train, _ in told]
         next_step = "these trains are left out in all modules"
         if 2 * len(trains) > len(train_id):
-            next_step = " and ".join(without_module(module) for module in modules)
+            next_step = " and ".join(without_module(module, modules_key) for module in modules)
         names = f"modules {', '.join(map(str, modules))}" if len(modules) > 1 else f"module {modules[0]}"
         message = f"train {trains[0]} has in {names} {told[0][1]}"
         name = kind.replace("Ids", "_ids").replace(" ", "_")
@@ -183,12 +185,12 @@ def _first_difference(found, expected, dtype):
     return f"{found[where]} at frame {where} against {expected[where]}"
 
 
-def without_module(module):
+def without_module(module, modules_key):
     """Advice for a module that is bad throughout."""
-    return f"leave module {module} out of detector.modules if it stays so"
+    return f"leave module {module} out of {modules_key} if it stays so"
 
 
-def _tell_absences(tables, train_id, coverage, n_frames, reason, min_modules):
+def _tell_absences(tables, train_id, coverage, n_frames, reason, min_modules, modules_key):
     findings = []
     for module in tables:
         absent = (coverage[module] == COVERAGE.index("absent")) & (n_frames > 0)
@@ -203,13 +205,15 @@ def _tell_absences(tables, train_id, coverage, n_frames, reason, min_modules):
                 message += f", the first is {trains[0]}"
                 next_step = f"module {module} is filled with missing values for these trains"
                 if 2 * len(trains) > len(train_id):
-                    next_step = f"find its missing files, or {without_module(module)}"
+                    next_step = f"find its missing files, or {without_module(module, modules_key)}"
                 findings.append(finding(kind, message, next_step, module, trains=trains))
     few = reason == TRAIN_REASONS.index("too few modules")
     if few.any():
         best = int((coverage[:, few] == 0).sum(axis=0).max())
         message = f"{few.sum()} trains are whole in less than {min_modules} modules (at most {best})"
-        next_step = "find the missing files, lower integrity.min_modules, or leave modules out of detector.modules"
+        next_step = f"find the missing files, lower integrity.min_modules, or leave modules out of {modules_key}"
+        if min_modules == 1:
+            next_step = "find the missing files, or copy them again"
         findings.append(finding("too_few_modules", message, next_step, trains=train_id[few]))
     empty = n_frames == 0
     if empty.any():

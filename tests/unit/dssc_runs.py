@@ -60,6 +60,7 @@ def check(place, files, settings, run=235):
         policy="beamtime",
         sizes={Path(path).name: Path(path).stat().st_size for path in modules},
         attributes={},
+        modules_key="dssc.modules",
     )
     return frames
 

@@ -30,6 +30,7 @@ from pulsetrain.dssc_inputs import bin_values, look_up_mask, read_frame_mask, re
 from pulsetrain.dssc_join import _status, join_modules, mean_and_error, mean_energies
 from pulsetrain.dssc_selection import REASONS, frame_names, read_selection, select_frames, write_selection
 from pulsetrain.dssc_sums import add_frames, bin_module, exact_parts
+from pulsetrain.integrity import accept_run
 
 RUN = 235
 CHOSEN = simulate_dssc.settings("tiny", modules=[2, 9])
@@ -394,6 +395,39 @@ def test_many_trains_that_one_module_alone_has_are_trains_that_the_others_miss(t
     assert [message[:8] for message in missing] == ["module 1", "module 2"]
     assert all("does not have 8 of 16 trains" in message for message in missing)
     assert report["frames"]["kept"] == report["frames"]["seen"]
+
+
+def test_findings_advise_keys_that_count_for_dssc(tmp_path):
+    chosen = simulate_dssc.settings("tiny", modules=[0, 1, 2], sequences=1, faults=["missing_module"])
+    files = write_run(tmp_path, chosen)
+    for path in files["modules"][0]:
+        with h5py.File(path, "r+") as file:
+            (name,) = file[f"INDEX/{CHOSEN['detector']}/DET"]
+            first = file[f"INDEX/{CHOSEN['detector']}/DET/{name}/image/first"]
+            first[...] = np.roll(first[()], 1)
+    check(tmp_path, files, chosen)
+    path = tmp_path / "integrity" / f"r{RUN:04d}.json"
+    report = json.loads(path.read_text())
+    advice = {each["kind"]: each["next_step"] for each in report["findings"]}
+    assert advice["missing_module"] == "leave module 2 out of dssc.modules if it stays so"
+    assert advice["ids_disagree"] == "leave module 0 out of dssc.modules, or copy or correct the run again"
+    path.write_text(json.dumps(report | {"verdict": "refused"}))
+    with pytest.raises(RuntimeError, match="change integrity.max_lost, integrity.policy or dssc.modules in the config"):
+        accept_run(path, tmp_path / "accepted", RUN, {})
+
+
+def test_float_images_as_raw_data_are_no_reason_to_correct_again(tmp_path):
+    chosen = simulate_dssc.settings("tiny", modules=[0], trains=2, sequences=1)
+    files = write_run(tmp_path, chosen)
+    with h5py.File(files["modules"][0][0], "r+") as file:
+        name = f"INSTRUMENT/{CHOSEN['detector']}/DET/0CH0:xtdf/image/data"
+        values = file[name][()]
+        del file[name]
+        file[name] = values.astype("f4")
+    check(tmp_path, files, chosen)
+    report = json.loads((tmp_path / "integrity" / f"r{RUN:04d}.json").read_text())
+    (told,) = [each for each in report["findings"] if each["kind"] == "wrong_dtype"]
+    assert told["next_step"] == "these are not the images that the detector wrote: put its raw files there"
 
 
 def test_trains_without_pulse_energy_count_for_images_only(tmp_path):

@@ -596,6 +596,7 @@ def test_nothing_readable_is_refused_and_told_in_full(tmp_path):
     assert kept_frames(frames).attributes["status"] == "refused"
     with pytest.raises(RuntimeError, match="no file of the run can be read") as error:
         integrity.accept_run(tmp_path / "integrity/r0050.json", tmp_path / "accepted", 50, {})
+    assert "integrity.policy, integrity.min_modules or detector.modules in the config" in str(error.value)
     assert all(path.name in str(error.value) for path in files)
     assert len([line for line in str(error.value).splitlines() if line.startswith("  empty_file: ")]) == len(files)
     assert not (tmp_path / "accepted").exists()
