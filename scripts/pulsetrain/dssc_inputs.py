@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,10 +128,19 @@ def bin_values(values, step):
     """
     if step is None:
         return values + 0.0  # -0 becomes 0
-    largest = np.abs(values[np.isfinite(values)]).max(initial=0)  # what is not finite is left out later
-    if largest / step >= LARGEST_WHOLE:
-        raise ValueError(f"the scan variable reaches {largest:g}, too many steps of {step:g}")
     return np.rint(values / step) * step + 0.0
+
+
+def require_countable(scanned, trains, step):
+    """Raise if a value is so many steps away from 0 that float64 does not tell its multiples apart."""
+    size = np.where(np.isfinite(scanned.values), np.abs(scanned.values), 0)  # what is not finite is left out later
+    far = np.flatnonzero(size / step >= LARGEST_WHOLE)
+    if len(far):
+        raise ValueError(
+            f"the scan variable {scanned.label} is {scanned.values[far[0]]:g} in train {trains[far[0]]} ({len(far)} "
+            f"such trains): too many steps of {step:g} to count. If the value is wrong, write the variable without "
+            "these trains into a file and set variable.file of the scan; else set a larger step"
+        )
 
 
 def read_scan_file(path):
@@ -144,12 +154,7 @@ def read_scan_file(path):
     units : str
     """
     if Path(path).suffix.lower() == ".csv":
-        try:
-            table = pd.read_csv(path, skipinitialspace=True, dtype={"trainId": "uint64", "scan_variable": "float64"})
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{path}: cannot be read as CSV with whole trainId and numbers: {error}") from error
-        if list(table.columns) != CSV_COLUMNS:
-            raise ValueError(f"{path}: found the columns {list(table.columns)}; expected {CSV_COLUMNS}")
+        table = _read_csv(path)
         train_id, values, units = table["trainId"].to_numpy(), table["scan_variable"].to_numpy(), ""
     else:
         array = _open_array(path, "scan_variable")
@@ -161,6 +166,25 @@ def read_scan_file(path):
         raise ValueError(f"{path}: scan_variable holds {values.dtype}; expected numbers")
     order = _sorted_once(path, train_id)
     return train_id[order], np.asarray(values, float)[order], units
+
+
+def _read_csv(path):
+    types = {"trainId": "uint64", "scan_variable": "float64"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Else the first of too many columns would become the index, and the others move.
+            table = pd.read_csv(path, skipinitialspace=True, index_col=False, dtype=types)
+    except pd.errors.ParserWarning as error:
+        raise ValueError(
+            f"{path}: the lines have more values than the header has names; expected the columns {CSV_COLUMNS} alone, "
+            "and a point in decimal numbers"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as CSV with whole trainId and numbers: {error}") from error
+    if list(table.columns) != CSV_COLUMNS:
+        raise ValueError(f"{path}: found the columns {list(table.columns)}; expected {CSV_COLUMNS}")
+    return table
 
 
 def read_frame_mask(path):
@@ -253,6 +277,12 @@ def pulse_energies(control, xgm, trains):
                 _nearest(control, xgm["n_pulses_source"], xgm["n_pulses_key"]),
             )
         else:
+            if number.values.ndim != 1 or number.values.dtype.kind not in "iuf":
+                raise ValueError(
+                    f"{xgm['n_pulses_source']} {xgm['n_pulses_key']} holds {number.values.dtype} of shape "
+                    f"{number.values.shape[1:]} per train; expected one number, that of the X-ray pulses. Correct "
+                    "dssc.xgm.n_pulses_key, or set dssc.xgm.n_pulses_source: null"
+                )
             last = np.where(number.found, number.values.astype(np.int64), values.shape[1])
             values[np.arange(values.shape[1]) >= last[:, None]] = np.nan
     return Energies(values, unit_text(held))

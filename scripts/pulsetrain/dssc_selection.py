@@ -11,6 +11,7 @@ from pulsetrain.dssc_inputs import (
     look_up_mask,
     pulse_energies,
     read_frame_mask,
+    require_countable,
     scan_values,
 )
 from pulsetrain.layout import read_layout
@@ -95,7 +96,10 @@ def select_frames(frames, control, output, attributes, *, run, scan, settings, x
     names, name, pulse = frame_names(settings["frame_pattern"], frame_index)
     variable = settings["variable"]
     scanned = scan_values(variable, control, trains)
-    binned = bin_values(scanned.values, None if variable is None else variable["step"])
+    step = None if variable is None else variable["step"]
+    if step is not None:
+        require_countable(scanned, trains, step)
+    binned = bin_values(scanned.values, step)
     energies = pulse_energies(control, xgm, trains)
     energy = energy_of_pulses(energies, train_of_frame, pulse)
     if settings["xgm_limits"] is not None and energies is None:
@@ -105,9 +109,9 @@ def select_frames(frames, control, output, attributes, *, run, scan, settings, x
     used = reason == 0
     values, bin_of_used = np.unique(binned[train_of_frame[used]], return_inverse=True)
     if len(values) > MOST_BINS:
-        step = "no step" if variable is None or variable["step"] is None else f"step {variable['step']:g}"
+        steps = "no step" if step is None else f"step {step:g}"
         raise ValueError(
-            f"scan {scan} of run {run} has {len(values)} bins with {step}, from {values[0]:g} to {values[-1]:g}"
+            f"scan {scan} of run {run} has {len(values)} bins with {steps}, from {values[0]:g} to {values[-1]:g}"
             f"{scanned.units and ' ' + scanned.units}; at most {MOST_BINS} are averaged. Set a larger "
             f"dssc.scans.{scan}.variable.step"
         )

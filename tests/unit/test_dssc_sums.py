@@ -554,6 +554,8 @@ def write_array(path, values, dims, coords=None, name="scan_variable", group="da
         ("trainId,value\n1,2\n", r"found the columns \['trainId', 'value'\]"),
         ("trainId,scan_variable\n1,2\n1,3\n", "train 1 is there twice"),
         ("trainId,scan_variable\n1.5,2\n", "cannot be read as CSV"),
+        ("trainId,scan_variable\n10,0.5,7\n11,0.5,8\n", "the lines have more values than the header has names"),
+        ("trainId,scan_variable\n10,0\n11,0,5\n", "cannot be read as CSV .* line 3"),
     ],
 )
 def test_wrong_csv_is_named(tmp_path, content, message):
@@ -561,6 +563,29 @@ def test_wrong_csv_is_named(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         read_scan_file(path)
+
+
+def test_a_comma_at_the_end_of_each_line_moves_nothing(tmp_path):
+    path = tmp_path / "scan.csv"
+    path.write_text("trainId,scan_variable\n10,0.5,\n11,1.5,\n")
+    train_id, values, _ = read_scan_file(path)
+    assert (train_id.tolist(), values.tolist()) == ([10, 11], [0.5, 1.5])
+
+
+def test_a_scan_value_out_of_reach_names_source_and_train(run, tmp_path):
+    train_id, values, _ = read_scan_file(run["files"]["scan"])
+    values[2] = 1e30
+    path = write_array(tmp_path / "scan.h5", values, ["trainId"], {"trainId": train_id})
+    variable = {"source": None, "key": "", "file": path, "step": 0.5}
+    told = rf"scan.h5 is 1e\+30 in train {train_id[2]} \(1 such trains\): too many steps of 0.5 .* variable.file"
+    with pytest.raises(ValueError, match=told):
+        select(tmp_path, run["frames"], run["files"], variable=variable)
+
+
+def test_a_number_of_pulses_that_is_an_array_names_source_and_key(run):
+    xgm = XGM | {"n_pulses_source": XGM["source"], "n_pulses_key": XGM["key"]}
+    with pytest.raises(ValueError, match=rf"{XGM['source']} {XGM['key']} holds .* per train; expected one number"):
+        select(run["place"], run["frames"], run["files"], scan="bad", xgm=xgm)
 
 
 def test_wrong_scan_files_are_named(tmp_path):
