@@ -1,6 +1,6 @@
 """Decide for each DSSC frame of a run whether it counts, in which bin of a scan and under which name.
 
-Output ``dssc/r...._frames_by-....h5``: names, scan_variable f8 (B,), bin i4 (N,), name u1 (N,), reason u1 (N,),
+Output ``dssc/r...._frames_by-....h5``: names, scan_variable f8 (B,), bin i4 (N,), name u2 (N,), reason u1 (N,),
 energy f8 (N,); groups trains and account. docs/file-formats.md has the details.
 """
 

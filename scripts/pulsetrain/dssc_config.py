@@ -36,6 +36,12 @@ def check_scans(dssc, runs):
         clashes = [text for text, n in Counter(variable_names(scan["frame_pattern"])).items() if n > 1]
         if clashes:
             problems.append(f"{key}.frame_pattern: two results would be called {clashes[0]}; choose other names")
+        odd = [name for name in dict.fromkeys(scan["frame_pattern"]) if "dark" in name.lower() and "dark" not in name]
+        if odd:
+            problems.append(
+                f"{key}.frame_pattern: {', '.join(odd)} would count as frames with an X-ray pulse; write dark in small "
+                "letters, or take another name"
+            )
         problems += _run_problems(f"{key}.runs", scan["runs"] or [], known)
     for name, numbers in dssc["merge"].items():
         problems += _run_problems(f"dssc.merge.{name}", numbers, known)

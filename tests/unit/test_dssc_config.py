@@ -45,6 +45,7 @@ def test_scans_and_merges_know_their_runs():
         ({"scans": {"a": {"xgm_limits": [1, 2]}}, "xgm": {"source": None}}, "needs dssc.xgm.source, which is null"),
         ({"scans": {"a": {"frame_pattern": ["x"]}}}, "two results would be called x"),
         ({"scans": {"a": {"frame_pattern": ["b", "xgm_b"]}}}, "two results would be called xgm_b"),
+        ({"scans": {"a": {"frame_pattern": ["b", "b_Dark"]}}}, "frame_pattern: b_Dark would count as frames with an"),
         ({"scans": {"a": {"runs": [50, 235]}}}, "scans.a.runs names 0050, which the run table does not have as kind"),
         ({"scans": {"a": {}}, "merge": {"m": [235, 7]}}, "merge.m names 0007"),
         ({"scans": {"a": {"runs": [235]}}, "merge": {"m": [235, 236]}}, "merge.m: no entry of dssc.scans is for all"),
