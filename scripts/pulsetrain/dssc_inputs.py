@@ -242,8 +242,8 @@ def look_up_mask(mask, train_id, frame_index):
     return known, good
 
 
-def pulse_energies(control, xgm, trains):
-    """Energies of all X-ray pulses of the trains of a run.
+def pulse_energies(control, xgm, trains, n_pulses):
+    """Energies of the first X-ray pulses of the trains of a run.
 
     Parameters
     ----------
@@ -251,6 +251,9 @@ def pulse_energies(control, xgm, trains):
     xgm : dict
         ``source`` (None = no gas monitor), ``key``, ``n_pulses_source`` (None = unknown), ``n_pulses_key``.
     trains : ndarray of uint64, (T,)
+    n_pulses : int
+        Pulses of a train that belong to a frame. The rest of the gas monitor's list, of 1000 entries, is not read: for
+        many trains it takes more memory than all else.
 
     Returns
     -------
@@ -259,7 +262,7 @@ def pulse_energies(control, xgm, trains):
     """
     if xgm["source"] is None:
         return None
-    held = collect(control, xgm["source"], xgm["key"], trains)
+    held = collect(control, xgm["source"], xgm["key"], trains, n_pulses)
     if held is None:
         found = _nearest(control, xgm["source"], xgm["key"])
         log.warning("the run has no %s %s: pulse energies are unknown%s", xgm["source"], xgm["key"], found)

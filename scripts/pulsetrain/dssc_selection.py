@@ -100,7 +100,7 @@ def select_frames(frames, control, output, attributes, *, run, scan, settings, x
     if step is not None:
         require_countable(scanned, trains, step)
     binned = bin_values(scanned.values, step)
-    energies = pulse_energies(control, xgm, trains)
+    energies = pulse_energies(control, xgm, trains, int(pulse.max(initial=-1)) + 1)
     energy = energy_of_pulses(energies, train_of_frame, pulse)
     if settings["xgm_limits"] is not None and energies is None:
         raise ValueError(f"scan {scan} has xgm_limits, but run {run} has no {xgm['source']} {xgm['key']} (dssc.xgm)")

@@ -244,7 +244,7 @@ def entry_faults(index, n_rows, row_train_id=None):
     return codes
 
 
-def read_train_values(path, source, key):
+def read_train_values(path, source, key, columns=None):
     """Read one key of a control or instrument source with the rows that belong to each train.
 
     Entries that cannot be trusted are left out: train id 0, rows that do not exist, another train id stored with
@@ -257,6 +257,8 @@ def read_train_values(path, source, key):
         ``SPB_XTD9_XGM/XGM/DOOCS`` (control), ``SPB_XTD9_XGM/XGM/DOOCS:output`` (instrument).
     key : str
         ``pulseEnergy/wavelengthUsed/value`` or ``data.intensityTD``; dots and slashes mean the same.
+    columns : int or None
+        Of a list in each train, read the first so many values only, which saves memory; None reads all.
 
     Returns
     -------
@@ -278,7 +280,7 @@ def read_train_values(path, source, key):
         group = key.split("/")[0] if ":" in source else ""
         try:
             index = read_index(file, source, group)
-            values = dataset[()]
+            values = dataset[:, :columns] if columns is not None and dataset.ndim == 2 else dataset[()]
             stored = file.get(f"INSTRUMENT/{source}/{group}/trainId") if group else None
             row_train_id = stored[()].reshape(-1) if stored is not None else None
         except OSError as error:

@@ -277,7 +277,7 @@ def wavelength_of(held):
     return np.where(held.found & np.isfinite(wavelength) & (wavelength > 0), wavelength, np.nan)
 
 
-def collect(files, source, key, trains):
+def collect(files, source, key, trains, columns=None):
     """Read one key for the given trains from several files; the first file that has a train gives its value.
 
     Parameters
@@ -286,6 +286,8 @@ def collect(files, source, key, trains):
     source, key : str
     trains : ndarray of uint64, (T,)
         Sorted.
+    columns : int or None
+        As for :func:`pulsetrain.exdf.read_train_values`.
 
     Returns
     -------
@@ -294,7 +296,7 @@ def collect(files, source, key, trains):
     """
     gathered = None
     for path in files:
-        read = read_file(path, source, key)
+        read = read_file(path, source, key, columns)
         if read is None:
             continue
         train_id, (values, _, *unit) = read
@@ -316,13 +318,15 @@ def collect(files, source, key, trains):
     return None if gathered is None else TrainValues(gathered, found, factor, symbol)
 
 
-def read_file(path, source, key):
+def read_file(path, source, key, columns=None):
     """Read one key of one file: the first value of each train, and the unit.
 
     Parameters
     ----------
     path : path
     source, key : str
+    columns : int or None
+        As for :func:`pulsetrain.exdf.read_train_values`.
 
     Returns
     -------
@@ -336,7 +340,7 @@ def read_file(path, source, key):
         The file is damaged; the message names it.
     """
     try:
-        read = read_train_values(path, source, key)
+        read = read_train_values(path, source, key, columns)
         if read is None:
             return None
         train_id, values, first, _ = read

@@ -1,7 +1,9 @@
 """DSSC averages against plain numpy on the simulator's images: exact sums, whatever the order, blocks or runs."""
 
 import json
+import shutil
 import time
+import tracemalloc
 import weakref
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from pulsetrain import dssc_sums, simulate_dssc
 from pulsetrain.detector import DSSC_SHAPE
-from pulsetrain.dssc_inputs import bin_values, look_up_mask, read_frame_mask, read_scan_file
+from pulsetrain.dssc_inputs import bin_values, look_up_mask, pulse_energies, read_frame_mask, read_scan_file
 from pulsetrain.dssc_join import _status, join_modules, mean_and_error, mean_energies
 from pulsetrain.dssc_selection import REASONS, frame_names, read_selection, select_frames, write_selection
 from pulsetrain.dssc_sums import add_frames, bin_module, exact_parts
@@ -497,6 +499,30 @@ def test_only_a_gas_monitor_that_is_asked_for_is_missed(run, tmp_path, source, p
     assert about["status"] == status
     assert "max_frames" not in about["reason"]
     assert ("the run has no SCS/OTHER:output data.intensitySa3TD" in about["reason"]) == (status == "partial")
+
+
+def test_only_the_pulses_that_belong_to_frames_are_read(run, tmp_path):
+    control = tmp_path / "RAW-R0235-DA02-S00000.h5"
+    shutil.copy(run["files"]["control"][0], control)
+    name = f"INSTRUMENT/{XGM['source']}/{XGM['key'].replace('.', '/')}"
+    with h5py.File(control, "r+") as file:
+        values = file[name][()]
+        attributes = dict(file[name].attrs)
+        del file[name]
+        file[name] = np.pad(values, ((0, 0), (0, 100_000)), constant_values=1)
+        file[name].attrs.update(attributes)
+    with h5py.File(run["frames"]) as file:
+        trains = np.unique(file["trainId"][()])
+    whole = pulse_energies(run["files"]["control"], XGM, trains, values.shape[1])
+    tracemalloc.start()
+    few = pulse_energies([control], XGM, trains, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(few.values, whole.values[:, :3])
+    assert np.isfinite(few.values).any()
+    assert peak < 100_000 * 4 * len(trains) / 4
+    selection = select(tmp_path, run["frames"], run["files"] | {"control": [control]})
+    np.testing.assert_array_equal(read_selection(selection).energy, read_selection(run["selection"]).energy)
 
 
 def test_control_files_that_cannot_be_read_are_told(run, tmp_path):
