@@ -61,6 +61,8 @@ def join_modules(selections, sums, output, attributes, *, modules):
         for name, value in {"scan": about["scan"], **status}.items():
             file.attrs[name] = value
         _write_account(file.create_group("account"), chosen, selections)
+    if status["reason"]:
+        log.warning(status["reason"])
     log.info("%d bins, %d frame names, %d modules: %s", len(values), len(names), len(modules), status["status"])
 
 
