@@ -23,8 +23,8 @@ def find_pieces(rows_of, modules, period=1):
     Parameters
     ----------
     rows_of : callable
-        Gives source file and row in it of each frame of a module: (ndarray of int, (F,)) twice. They are asked for again
-        where they are needed again, since those of all modules are much memory in long runs.
+        Gives source file and row in it of each frame of a module, ndarray of int (F,) each. It is asked again where
+        they are needed again: those of all modules are much memory in long runs.
     modules : list
     period : int
         See :func:`find_stripes`.
