@@ -36,20 +36,27 @@ def jungfrau_descriptions():
             "`simulate` is set: then jungfrau.repository, jungfrau.calib and one file of jungfrau.datasets must be under "
             f"data_root ({DATA_ROOT}), as in config/demo_jungfrau.yaml; nothing is simulated anywhere else"
         )
-    refuse_real_repository()
+    refuse_real_constants()
     return checked(jungfrau_datasets.describe, simulated_jungfrau().dataset_values(), JUNGFRAU["datasets"][0])
 
 
-def refuse_real_repository():
-    """Stop before simulated constants could take the place of real ones."""
-    (datasets,) = map(Path, JUNGFRAU["datasets"])
-    is_simulated_here = datasets.is_file() and "# rule: simulate_jungfrau\n" in datasets.read_text(encoding="utf-8")
-    real = [] if is_simulated_here else glob.glob(f"{glob.escape(JUNGFRAU['repository'])}/*/g?_*.npy")
+def refuse_real_constants():
+    """Stop before anything simulated could take the place of something real."""
+    places = [JUNGFRAU["repository"], JUNGFRAU["datasets"][0], JUNGFRAU["calib"]]
+    real = checked(simulated_jungfrau().real_file, *places)
     if real:
         raise WorkflowError(
-            f"`simulate` is set, but {real[0]} is a real file: nothing is simulated into a directory of real data. Take "
-            "`simulate` out of the configuration, or set `jungfrau.repository` to another directory"
+            f"`simulate` is set, but {real} is a real file: nothing is simulated into a directory of real data. Take "
+            "`simulate` out of the configuration, or set `jungfrau.repository`, `jungfrau.datasets` and `jungfrau.calib` "
+            "to other places. What an older checkout simulated has no mark: remove it"
         )
+    refuse_real_file(DATA_ROOT / "truth" / "jungfrau.h5")
+
+
+def simulated_repository(wildcards):
+    """Parameter: the repository to be simulated, if nothing real is there; whichever target asks for it."""
+    refuse_real_constants()
+    return from_scratch(JUNGFRAU["repository"])
 
 
 @functools.cache

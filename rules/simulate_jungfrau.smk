@@ -23,7 +23,7 @@ rule simulate_jungfrau:
     params:
         code=code_of("simulate_jungfrau.py"),
         seed=config["simulate"]["seed"],
-        repository=from_scratch(JUNGFRAU["repository"]),
+        repository=simulated_repository,
         calib=from_scratch(JUNGFRAU["calib"]),
     message:
         "simulating constants of Jungfrau panels"

@@ -1,5 +1,6 @@
 """A simulated repository of Jungfrau panel constants, with data sets that use it, deployed constants, and the truth."""
 
+import itertools
 import json
 import os
 import shutil
@@ -9,12 +10,13 @@ import h5py
 import numpy as np
 import yaml
 
-from pulsetrain.jungfrau import GAIN_STAGES, PANEL_SHAPE, TYPES
+from pulsetrain.jungfrau import GAIN_STAGES, PANEL_SHAPE, TYPES, JungfrauError
 from pulsetrain.jungfrau_files import write_text_array
 from pulsetrain.jungfrau_panels import PanelDirectory, file_names
 from pulsetrain.output import new_h5, whole_file, write_text
 from pulsetrain.provenance import as_text
 
+MARK = "SIMULATED.txt"  # in a simulated repository: .npy files cannot tell that they are simulated
 SEED_PANELS, SEED_DEPLOYED = 301, 302  # first words of the seeds, one per kind of random number
 ASIC = 256  # pixels
 GAIN = (41.0, -1.39, -0.11)  # [ADU/keV] per gain stage
@@ -131,6 +133,60 @@ def repository_files(repository):
     return [str(Path(repository) / directory / name) for directory in DIRECTORIES for name in file_names()]
 
 
+def real_file(repository, datasets, calib):
+    """Find something that the simulation would take the place of, and that it did not write.
+
+    Parameters
+    ----------
+    repository, datasets, calib : str or Path
+        As in the configuration.
+
+    Returns
+    -------
+    Path
+        None if all that is there is simulated.
+
+    Raises
+    ------
+    JungfrauError
+        If something cannot be read.
+    """
+    texts = map(Path, [datasets, *deployed_files(calib).values()])
+    try:
+        real = [path for path in texts if os.path.lexists(path) and not _is_marked(path)]
+        if not real and not _is_marked(Path(repository) / MARK):
+            real = _files_in(repository)
+    except OSError as error:
+        raise JungfrauError(
+            f"{error.filename} cannot be read, to see whether it is simulated: {error.strerror}"
+        ) from None
+    return real[0] if real else None
+
+
+def _is_marked(path):
+    """Whether the comments at the beginning of a text say that the simulator wrote it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        comments = itertools.takewhile(lambda line: line.startswith(b"#"), file)
+        return any(line.startswith(b"# rule: simulate_") for line in comments)
+
+
+def _files_in(repository):
+    """Files and links of a repository and of the directories in it."""
+    if not Path(repository).is_dir():
+        return [Path(repository)] if os.path.lexists(repository) else []
+    entries = sorted(Path(repository).iterdir())
+    inner = [path for entry in entries if entry.is_dir() and not entry.is_symlink() for path in sorted(entry.iterdir())]
+    # Snakemake makes the directories of a job's files before the job, which are empty then.
+    return [path for path in [*entries, *inner] if path.is_symlink() or not path.is_dir()]
+
+
+def mark_repository(repository, attributes):
+    """Write into a repository that it is simulated; to be done before all else."""
+    write_text(Path(repository) / MARK, as_text(attributes, "#"))
+
+
 def write_repository(repository, seed, faults=()):
     """Write the directories with constants, and the links to them.
 
@@ -179,11 +235,11 @@ def _drifted(values, kind, rng):
     return values + np.float32(OFFSET_DRIFT) * noise
 
 
-def write_deployed(calib, seed):
-    """Write the deployed constants."""
+def write_deployed(calib, seed, attributes=None):
+    """Write the deployed constants; with the attributes of the job they are marked as simulated."""
     for kind, path in deployed_files(calib).items():
         with whole_file(path) as part:
-            write_text_array(part, deployed_constants(seed, kind), Path(path).name)
+            write_text_array(part, deployed_constants(seed, kind), Path(path).name, attributes=attributes)
 
 
 def write_truth(path, seed, attributes):

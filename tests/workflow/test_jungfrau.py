@@ -17,6 +17,7 @@ SEED = 5
 B0, F7 = "170505-149520170815-3d00b0", "170505-149520170815-3d00f7"
 NAME = "simls3716-r0631_XcsEndstation.0-Jungfrau.0"
 PAGE = f"report/jungfrau_{NAME}.html"
+TRUTH = "../data/truth/jungfrau.h5"
 KINDS = ("pixel_gain", "pixel_offset")
 PICTURES = ("gain_map", "offset_map", "histograms", "changes")
 
@@ -185,11 +186,73 @@ def test_simulated_constants_and_their_truth(tmp_path):
     assert "Nothing to be done" in snakemake(tmp_path).stdout
 
 
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """A place where the workflow simulated."""
+    place = tmp_path_factory.mktemp("simulated")
+    write_config(place, simulate={"profile": "tiny"})
+    snakemake(place, TRUTH)
+    yield place
+    shutil.rmtree(place)
+
+
+def another_repository(place):
+    """The descriptions are simulated, the repository is another one."""
+    simulate_jungfrau.write_repository(place / "data" / "real", SEED)
+    return {"repository": str(place / "data" / "real")}, r"real/17\S+"
+
+
+def no_repository(place):
+    """The descriptions are real, and no repository is there."""
+    simulate_jungfrau.write_datasets(place / "data" / "mine.yaml")
+    return {"repository": str(place / "data" / "nowhere"), "datasets": str(place / "data" / "mine.yaml")}, "mine.yaml"
+
+
+def real_deployed(place):
+    """The constants in force are real."""
+    simulate_jungfrau.write_deployed(place / "data" / "reg", SEED)
+    return {"calib": str(place / "data" / "reg")}, "pixel_gain/1-end.data"
+
+
+def real_truth(place):
+    """Something else has the name of the truth."""
+    (place / "data" / "truth" / "jungfrau.h5").write_text("mine")
+    return {}, "truth/jungfrau.h5"
+
+
+@pytest.mark.parametrize(
+    ("change", "target"),
+    [
+        (another_repository, PAGE),
+        (another_repository, TRUTH),
+        (no_repository, PAGE),
+        (real_deployed, TRUTH),
+        (real_truth, PAGE),
+    ],
+)
+def test_nothing_is_simulated_over_anything_real(simulated, tmp_path, change, target):
+    shutil.copytree(simulated / "data", tmp_path / "data", symlinks=True)
+    changes, named = change(tmp_path)
+    write_config(tmp_path, simulate={"profile": "tiny"}, jungfrau=changes)
+    done = snakemake(tmp_path, "-n", target, check=False)
+    assert done.returncode
+    assert_in_words(rf"`simulate` is set, but \S*({named}) is a real file", done.stdout)
+
+
+def test_simulated_constants_may_be_simulated_again(simulated, tmp_path):
+    shutil.copytree(simulated / "data", tmp_path / "data", symlinks=True)
+    write_config(tmp_path, simulate={"profile": "tiny", "seed": 8})
+    (tmp_path / "data" / "truth" / "jungfrau.h5").unlink()
+    snakemake(tmp_path, TRUTH)
+    wanted = simulate_jungfrau.panel_constants(8, "M068", "pixel_gain", 0)
+    assert np.array_equal(np.load(tmp_path / "data" / "gains" / "M068" / "g0_gain.npy"), wanted)
+
+
 def test_nothing_is_simulated_over_real_constants(finished, tmp_path):
     shutil.copytree(finished / "data", tmp_path / "data", symlinks=True)
     write_config(tmp_path, simulate={"profile": "tiny"})
     done = snakemake(tmp_path, "-n", PAGE, check=False)
-    assert_in_words(r"`simulate` is set, but \S+\.npy is a real file", done.stdout)
+    assert_in_words(r"`simulate` is set, but \S+/datasets.yaml is a real file", done.stdout)
     write_config(tmp_path, simulate={"profile": "tiny"}, jungfrau={"repository": "/reg/g/psdm/detector/gains/jungfrau"})
     done = snakemake(tmp_path, "-n", PAGE, check=False)
     assert_in_words("nothing is simulated anywhere else", done.stdout)
