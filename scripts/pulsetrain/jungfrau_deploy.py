@@ -1,6 +1,5 @@
 """Put constants of a Jungfrau into the calib directory of the experiment. Only the command does this, never a rule."""
 
-import filecmp
 import getpass
 import os
 import shlex
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pulsetrain.jungfrau import JungfrauError, dataset_name, detector_id, raise_problems
-from pulsetrain.jungfrau_files import read_text_array
+from pulsetrain.jungfrau_files import is_same, read_text_array
 from pulsetrain.jungfrau_gate import calib_directory, experiment_directory
 from pulsetrain.output import whole_file
 
@@ -148,8 +147,13 @@ def _place(copies):
             try:
                 with whole_file(target, replace=False) as part:
                     shutil.copyfile(text, part)
-                    if not filecmp.cmp(text, part, shallow=False):
-                        raise JungfrauError(f"{part} does not read back as it was written; nothing is deployed")
+                    # The numbers that were checked, not the text: another call here may have replaced it meanwhile.
+                    if not is_same(read_text_array(part), values):
+                        raise JungfrauError(
+                            f"the copy of {Path(text).absolute()} does not hold the numbers that were checked; nothing "
+                            "is deployed. Did another call write this file in this moment? Then call again, in another "
+                            "directory; else look whether the disk is in order"
+                        )
             except FileExistsError:
                 if _occupied(target, values):
                     raise JungfrauError(

@@ -169,8 +169,13 @@ def _panel_comments(directories):
         yield f"PANEL:{number} {each.panel_id} from {each.name}{arrow}, valid from {each.valid_from or 'beginning'}"
 
 
+def is_same(found, wanted):
+    """Whether two arrays of float32 are the same bit for bit."""
+    same = found.dtype == wanted.dtype and found.shape == wanted.shape
+    return same and np.array_equal(found.view(np.uint32), wanted.view(np.uint32))
+
+
 def _compare(found, wanted, path):
     """Stop unless two arrays are the same bit for bit."""
-    same = found.dtype == wanted.dtype and found.shape == wanted.shape
-    if not same or not np.array_equal(found.view(np.uint32), wanted.view(np.uint32)):
+    if not is_same(found, wanted):
         raise JungfrauError(f"{path} does not read back as it was written; it is not kept. Is the disk in order?")

@@ -427,14 +427,14 @@ def test_nothing_stays_if_the_second_file_fails(place, monkeypatch):
 def test_of_two_users_at_once_the_first_wins(place, monkeypatch):
     """Somebody else's file comes between the look and the placing."""
     root, values, texts = place
-    real = jungfrau_deploy.filecmp.cmp
+    real = jungfrau_deploy.read_text_array
 
-    def somebody_else(text, part, shallow):
-        if "pixel_offset" in str(text):
+    def somebody_else(path):
+        if path.suffix == ".part" and "pixel_offset" in str(path):
             deployed_path(root, "pixel_offset").write_text("theirs")
-        return real(text, part, shallow=shallow)
+        return real(path)
 
-    monkeypatch.setattr(jungfrau_deploy.filecmp, "cmp", somebody_else)
+    monkeypatch.setattr(jungfrau_deploy, "read_text_array", somebody_else)
     with pytest.raises(JungfrauError, match=r"somebody else deployed .*pixel_offset/631-end.data"):
         deploy(root, DETECTOR, values, texts, "")
     assert list(files_below(root).values()) == [b"theirs"]
@@ -443,17 +443,27 @@ def test_of_two_users_at_once_the_first_wins(place, monkeypatch):
 def test_two_users_with_the_same_constants_at_once_do_not_harm_each_other(place, monkeypatch):
     """The second one saw the first file of this call and placed the other: neither may go."""
     root, values, texts = place
-    real = jungfrau_deploy.filecmp.cmp
+    real = jungfrau_deploy.read_text_array
 
-    def somebody_else(text, part, shallow):
-        if "pixel_offset" in str(text):
+    def somebody_else(path):
+        if path.suffix == ".part" and "pixel_offset" in str(path):
             write_text_array(deployed_path(root, "pixel_offset"), values["pixel_offset"], "theirs")
-        return real(text, part, shallow=shallow)
+        return real(path)
 
-    monkeypatch.setattr(jungfrau_deploy.filecmp, "cmp", somebody_else)
+    monkeypatch.setattr(jungfrau_deploy, "read_text_array", somebody_else)
     assert [is_new for _, is_new in deploy(root, DETECTOR, values, texts, "")] == [True, False]
     for kind in KINDS:
         assert read_text_array(deployed_path(root, kind)).tobytes() == values[kind].tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_that_another_call_replaced_is_not_deployed(place, kind):
+    """Two calls in one directory: what was checked is not what the local file holds now."""
+    root, values, texts = place
+    write_text_array(texts[kind], values[kind] + np.float32(1), "theirs")
+    with pytest.raises(JungfrauError, match=rf"/local/{kind}.txt does not hold the numbers that were checked; nothing"):
+        deploy(root, DETECTOR, values, texts, "")
+    assert files_below(root) == {}
 
 
 @pytest.mark.parametrize("forbidden", ["HISTORY", "pixel_offset", "simls3716"])
