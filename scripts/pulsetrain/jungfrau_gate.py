@@ -1,6 +1,7 @@
 """The gate before constants of a Jungfrau are deployed: are they whole, of the right panels, and plausible?"""
 
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,15 +183,56 @@ def _constants_problems(kind, values, panel_ids):
     ]
 
 
+def panels_problem(kind, panel_ids, path, limits):
+    """Compare panels with those of the file in force, which tells them unless the older program wrote it.
+
+    Other panels may be put in where a change is meant; that known ones change places is a mistake in any case.
+
+    Parameters
+    ----------
+    kind : str
+    panel_ids : sequence of str
+        Of the new constants.
+    path : Path
+        The file in force.
+    limits : Limits
+
+    Returns
+    -------
+    str
+        What is wrong; empty if nothing is, or if the file does not tell.
+    """
+    try:
+        before = [panel for panel, _, _ in panel_lines(path)]
+    except (JungfrauError, OSError):
+        return ""  # That it cannot be read is told where the numbers are compared.
+    if not before or before == list(panel_ids):
+        return ""
+    told = (
+        f"{kind}: {path}, which is in force, is of the panels {', '.join(before)}; these constants of "
+        f"{', '.join(panel_ids)}. Check the panels in the file of jungfrau.datasets"
+    )
+    old, new = [panel for panel in before if panel in panel_ids], [panel for panel in panel_ids if panel in before]
+    if old != new:
+        return (
+            f"{told}: the same panels are in another order. If the file in force is wrong, remove it: "
+            f"rm {shlex.quote(str(path))}"
+        )
+    if limits.max_changed >= 1:
+        return ""
+    return f"{told}. If panels were really exchanged, set jungfrau.gate.max_changed to 1 for this call"
+
+
 def _deployed_problems(kind, new, panel_ids, path, limits):
-    """Implausible jumps against the file in force, and a line that says what was compared with what."""
+    """Other panels or implausible jumps against the file in force, and a line that says what was compared with what."""
+    if problem := panels_problem(kind, panel_ids, path, limits):
+        return [problem]
     if limits.max_changed >= 1:
         return []
     try:
         old = read_comparable(path, new.shape)
-        before = [panel for panel, _, _ in panel_lines(path)]
         problems = [
-            _jump(change, panel_ids[change.panel], before[change.panel] if before else None)
+            _jump(change, panel_ids[change.panel])
             for change in changes(kind, new, old, limits)
             if change.changed > limits.max_changed
         ]
@@ -239,9 +281,8 @@ def limits_text(kind, limits):
     return f"jungfrau.gate allows changes of {allowed}, larger ones in {100 * limits.max_changed:g} % of the pixels"
 
 
-def _jump(change, panel, before):
-    other = f"; the deployed ones are of panel {before}" if before not in (None, panel) else ""
+def _jump(change, panel):
     return (
         f"{change.kind}, panel {change.panel} ({panel}), gain stage {change.stage}: {100 * change.changed:.3g} % of "
-        f"the pixels jump, median change {change_text(change)}{other}"
+        f"the pixels jump, median change {change_text(change)}"
     )

@@ -7,7 +7,7 @@ import numpy as np
 from pulsetrain.figures import STAGE_NAMES
 from pulsetrain.jungfrau import GAIN_STAGES, JungfrauError, dataset_name, detector_id
 from pulsetrain.jungfrau_files import panel_lines
-from pulsetrain.jungfrau_gate import change_text, changes, limits_text, read_comparable
+from pulsetrain.jungfrau_gate import change_text, changes, limits_text, panels_problem, read_comparable
 from pulsetrain.page import Section, boxes, picture_section, table, write_html
 
 
@@ -93,6 +93,8 @@ def _changes(detector, constants, deployed, limits):
             parts.append(f"<p>No {kind} is in force for the run: nothing to compare.</p>")
             continue
         where = f"<p>{kind} in force: {html.escape(deployed[kind])}. {html.escape(limits_text(kind, limits))}.</p>"
+        if problem := panels_problem(kind, detector.panel_ids, deployed[kind], limits):
+            where += f"<p class='refused'>{html.escape(problem)}</p>"
         try:
             old = read_comparable(deployed[kind], values.shape)
         except JungfrauError as error:

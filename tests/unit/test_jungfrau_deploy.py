@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pulsetrain import jungfrau_deploy, simulate_jungfrau
+from pulsetrain import jungfrau_deploy, jungfrau_page, simulate_jungfrau
 from pulsetrain.jungfrau import Detector, JungfrauError
 from pulsetrain.jungfrau_deploy import deploy, deploy_problems, upload_commands
 from pulsetrain.jungfrau_files import panel_lines, read_text_array, write_constants, write_text_array
-from pulsetrain.jungfrau_gate import Limits, calib_directory, changes, find_deployed, gate_problems
+from pulsetrain.jungfrau_gate import Limits, calib_directory, changes, find_deployed, gate_problems, panels_problem
 from pulsetrain.jungfrau_panels import PanelDirectory
 from pulsetrain.provenance import SCRIPTS
 
@@ -282,10 +282,45 @@ def test_few_changed_pixels_pass(constants, in_force, rows, passes):
     assert (told == []) is passes  # 5 % of 512 rows are 25.6
 
 
-def test_swapped_panels_are_seen_by_their_values(constants, in_force):
-    swapped = {kind: np.ascontiguousarray(values[:, ::-1]) for kind, values in constants.items()}
-    told = gate_problems(DETECTOR._replace(panel_ids=(B0, F7)), [B0, F7], swapped, in_force, LIMITS)
-    assert f"the deployed ones are of panel {F7}" in told[0]
+@pytest.mark.parametrize("max_changed", [0.05, 1])
+def test_known_panels_in_another_order_are_refused(constants, in_force, max_changed):
+    """Also where the numbers are alike, and where a change is meant: panels do not change places."""
+    told = gate_problems(
+        DETECTOR._replace(panel_ids=(B0, F7)), [B0, F7], constants, in_force, LIMITS._replace(max_changed=max_changed)
+    )
+    assert len(told) == len(KINDS)
+    for kind, line in zip(KINDS, told, strict=True):
+        assert line.startswith(f"{kind}: {in_force[kind]}, which is in force, is of the panels {F7}, {B0}; these")
+        assert f"constants of {B0}, {F7}. Check the panels in the file of jungfrau.datasets: the same panels" in line
+        assert line.endswith(f"If the file in force is wrong, remove it: rm {in_force[kind]}")
+
+
+def test_exchanged_panel_passes_only_where_it_is_meant(constants, in_force):
+    panels = (F7, "1-2-3")
+    told = gate_problems(DETECTOR._replace(panel_ids=panels), panels, constants, in_force, LIMITS)
+    assert len(told) == len(KINDS)
+    assert f"is of the panels {F7}, {B0}; these constants of {F7}, 1-2-3. Check" in told[0]
+    assert told[0].endswith("If panels were really exchanged, set jungfrau.gate.max_changed to 1 for this call")
+    meant = LIMITS._replace(max_changed=1)
+    assert gate_problems(DETECTOR._replace(panel_ids=panels), panels, constants, in_force, meant) == []
+
+
+def test_panel_that_moved_where_others_were_exchanged_is_refused(constants, tmp_path):
+    panels = [f"1-2-{number}" for number in range(1, 4)]
+    path = tmp_path / "1-end.data"
+    of_panels = [PanelDirectory(name, name, "", f"/repository/{name}", "") for name in panels]
+    write_constants({"pixel_gain": (tmp_path / "x.npy", path)}, constants, of_panels, DETECTOR, {})
+    moved = ["1-2-2", "1-2-1", "1-2-4"]
+    assert "in another order" in panels_problem("pixel_gain", moved, path, LIMITS._replace(max_changed=1))
+    assert panels_problem("pixel_gain", ["1-2-2", "1-2-4", "1-2-3"], path, LIMITS._replace(max_changed=1)) == ""
+
+
+def test_page_tells_other_panels(constants, in_force):
+    detector = DETECTOR._replace(panel_ids=(B0, F7))
+    told = jungfrau_page._changes(detector, constants, {"pixel_gain": str(in_force["pixel_gain"])}, LIMITS)
+    assert f"<p class='refused'>pixel_gain: {in_force['pixel_gain']}, which is in force, is of the panels" in told
+    told = jungfrau_page._changes(DETECTOR, constants, {"pixel_gain": str(in_force["pixel_gain"])}, LIMITS)
+    assert "refused" not in told
 
 
 def test_changes_are_those_of_plain_numpy(constants):
