@@ -4,6 +4,7 @@ A directory is named ``<panel id>`` (valid from the beginning) or ``<panel id>-<
 and is often a link to another one, such as M068. It holds g0_gain.npy, g0_offset.npy, ... g2_offset.npy.
 """
 
+import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -232,8 +233,30 @@ def merge_panels(panel_ids, paths):
                 problems += [f"panel {number} ({panel}): {path}: {problem}" for problem in found]
                 if not found:
                     constants[kind][stage, number] = values
+    if not problems:
+        problems = _shared_constants(constants, panel_ids, paths)
     raise_problems("panel constants are not usable", problems)
     return constants
+
+
+def _shared_constants(constants, panel_ids, paths):
+    """Find panels with the same numbers, which were copied or linked: each panel is measured by itself."""
+    names, problems = file_names(), []
+    for one, other in itertools.combinations(range(len(panel_ids)), 2):
+        shared = [
+            index
+            for index, (kind, stage) in enumerate(itertools.product(TYPES, range(GAIN_STAGES)))
+            # An offset of 0 in all pixels is none, and may be that of several panels.
+            if constants[kind][stage, one].any() and np.array_equal(*constants[kind][stage, [one, other]])
+        ]
+        if shared:
+            where = [Path(paths[number * len(names)]).parent for number in (one, other)]
+            problems.append(
+                f"panels {one} ({panel_ids[one]}) and {other} ({panel_ids[other]}) have the same numbers in "
+                f"{', '.join(names[index] for index in shared)} of {where[0]} and {where[1]}; each panel needs its "
+                "own. Ask the detector group which panel these are of"
+            )
+    return problems
 
 
 def _read_panel_file(path, kind):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import time
 import types
@@ -506,6 +507,49 @@ def test_files_of_all_panels_are_checked_at_once(tmp_path):
         merge_panels([F7, B0], paths)
     assert f"panel 0 ({F7}): {tmp_path}/M088/g2_offset.npy: holds int16" in str(told.value)
     assert f"panel 1 ({B0}): {tmp_path}/M068/g1_gain.npy: 1 pixel is not finite" in str(told.value)
+
+
+def copy_directory(repository):
+    shutil.rmtree(repository / "M068")
+    shutil.copytree(repository / "M088", repository / "M068")
+
+
+def link_files(repository):
+    for name in simulate_jungfrau.file_names():
+        (repository / "M068" / name).unlink()
+        (repository / "M068" / name).hardlink_to(repository / "M088" / name)
+
+
+def copy_one_file(repository):
+    shutil.copy(repository / "M088" / "g2_offset.npy", repository / "M068" / "g2_offset.npy")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "files"),
+    [
+        (copy_directory, ", ".join(simulate_jungfrau.file_names())),
+        (link_files, ", ".join(simulate_jungfrau.file_names())),
+        (copy_one_file, "g2_offset.npy"),
+    ],
+)
+def test_two_panels_with_the_same_numbers_are_refused(tmp_path, spoil, files):
+    simulate_jungfrau.write_repository(tmp_path, SEED)
+    spoil(tmp_path)
+    held = find_detector(describe(simulate_jungfrau.dataset_values(), "x"), "simls3716", 631)
+    directories = choose_directories(list_repository(tmp_path), held)
+    with pytest.raises(JungfrauError) as told:
+        merge_panels(held.panel_ids, constants_files(directories))
+    assert (
+        f"panels 0 ({F7}) and 1 ({B0}) have the same numbers in {files} of {tmp_path}/M088 and {tmp_path}/M068; each"
+    ) in str(told.value)
+
+
+def test_two_panels_may_have_offsets_of_0(tmp_path):
+    simulate_jungfrau.write_repository(tmp_path, SEED)
+    for name in ("M068", "M088"):
+        np.save(tmp_path / name / "g0_offset.npy", np.zeros((512, 1024), np.float32))
+    paths = [str(tmp_path / name / file) for name in ("M088", "M068") for file in simulate_jungfrau.file_names()]
+    assert not merge_panels([F7, B0], paths)["pixel_offset"][0].any()
 
 
 @pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2"])
