@@ -12,7 +12,7 @@ import numpy as np
 
 from pulsetrain.jungfrau import JungfrauError, dataset_name, detector_id, raise_problems
 from pulsetrain.jungfrau_files import is_same, read_text_array
-from pulsetrain.jungfrau_gate import calib_directory, experiment_directory
+from pulsetrain.jungfrau_gate import calib_directory, experiment_directory, file_in_force
 from pulsetrain.output import whole_file
 
 BEGIN_OF_TIME = 1500000000  # as the older program has it: constants of the repository are valid from July 2017 on
@@ -80,6 +80,7 @@ def deploy_problems(root, detector, constants):
     for kind, values in constants.items():
         target = _target(root, detector, kind)
         problems += [_occupied(target, values)] if os.path.lexists(target) else _forbidden(target)
+        problems.append(_shadowed(target, detector.run))
     return [problem for problem in dict.fromkeys(problems) if problem]
 
 
@@ -92,6 +93,18 @@ def _occupied(target, values):
     except (JungfrauError, OSError) as error:
         what = f"is there already, is not replaced, and cannot be compared: {error}"
     return f"{target} {what}. If these are to take its place, remove it first: rm {shlex.quote(str(target))}"
+
+
+def _shadowed(target, run):
+    """Say which file would stay in force for the run; '' if the new one comes into force."""
+    held = list(target.parent.iterdir()) if target.parent.is_dir() else []
+    in_force = file_in_force([*held, target], run)
+    if in_force == target:
+        return ""
+    return (
+        f"{in_force} would stay in force for run {run}, since it begins with the same run and ends before "
+        f"{target.name}. If {target.name} is to take its place, remove it first: rm {shlex.quote(str(in_force))}"
+    )
 
 
 def _forbidden(target):

@@ -73,14 +73,19 @@ def find_deployed(directory, run):
     Path
         None if there is none.
     """
+    paths = Path(directory).iterdir() if Path(directory).is_dir() else []
+    return file_in_force(paths, run)
+
+
+def file_in_force(paths, run):
+    """As :func:`find_deployed`, of given files. Of those that begin with the same run, the one that ends first."""
     held = []
-    if Path(directory).is_dir():
-        for path in Path(directory).iterdir():
-            match = DEPLOYED.fullmatch(path.name)
-            if match:
-                last = LAST_RUN if match["last"] == "end" else int(match["last"])
-                if int(match["first"]) <= run <= last:
-                    held.append((int(match["first"]), -last, path))
+    for path in paths:
+        match = DEPLOYED.fullmatch(path.name)
+        if match:
+            last = LAST_RUN if match["last"] == "end" else int(match["last"])
+            if int(match["first"]) <= run <= last:
+                held.append((int(match["first"]), -last, path))
     return max(held)[-1] if held else None
 
 

@@ -431,6 +431,34 @@ def test_nothing_is_deployed_if_one_of_two_is_occupied(place):
     assert list(files_below(root).values()) == [b"something else"]
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_file_that_would_stay_in_force_is_named_before_anything_is_deployed(place, is_there):
+    """631-640.data begins with the same run and ends first, whether 631-end.data is there or not."""
+    root, values, texts = place
+    if is_there:
+        deploy(root, DETECTOR, values, texts, "")
+    other = deployed_path(root, "pixel_offset", "631-640.data")
+    other.parent.mkdir(parents=True, exist_ok=True)
+    other.write_text("for ten runs")
+    before = files_below(root)
+    with pytest.raises(JungfrauError) as told:
+        deploy(root, DETECTOR, values, texts, "")
+    assert f"{other} would stay in force for run 631" in str(told.value)
+    assert f"remove it first: rm {other}" in str(told.value)
+    assert str(told.value).count("stay in force") == 1
+    assert files_below(root) == before
+
+
+@pytest.mark.parametrize("name", ["1-end.data", "600-640.data", "632-640.data", "0631-end.data", "631-9999.data"])
+def test_deployed_file_is_in_force_beside_others(place, name):
+    root, values, texts = place
+    for kind in KINDS:
+        deployed_path(root, kind).parent.mkdir(parents=True)
+        deployed_path(root, kind, name).write_text("others")
+    for target, _ in deploy(root, DETECTOR, values, texts, ""):
+        assert find_deployed(target.parent, 631) == target
+
+
 def test_call_that_was_killed_in_between_is_completed(place):
     root, values, texts = place
     deploy(root, DETECTOR, values, texts, "")
