@@ -1,6 +1,7 @@
 """Which Jungfraus a run has: descriptions that were exported once, as YAML or HDF5, so that psana is not needed."""
 
 import difflib
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ SCHEMA = SCRIPTS.parent / "config" / "schemas" / "jungfrau_datasets.schema.yaml"
 TIME_FORMAT = "%Y%m%d%H%M%S"
 TIME_LENGTH = 14
 SHOWN = 6
+PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+")
 
 
 class Description(NamedTuple):
@@ -180,10 +182,37 @@ def find_detector(descriptions, exp, run, pattern=None):
 
 def _read_yaml(path):
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        problems = dict.fromkeys(_silent_changes(yaml.compose(text, yaml.SafeLoader)))
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, no UTF-8
         raise JungfrauError(f"{path} cannot be read as YAML: {error}") from error
+    raise_problems(f"{path} is not usable", problems)
     return describe(values if isinstance(values, dict) else {}, str(path))
+
+
+def _silent_changes(node):
+    """Find what YAML takes without a word for something else: keys that are repeated, numbers of another base.
+
+    Of a repeated key, such as `datasets` in files put together, the last one alone would count. Run 0631 would
+    be 409, and 1:30 would be 90.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag == "tag:yaml.org,2002:int" and not PLAIN_NUMBER.fullmatch(node.value):
+            yield f"{_line(node)}: {node.value} is no plain number; write it without leading zeros, _ or :"
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _silent_changes(value)
+    elif isinstance(node, yaml.MappingNode):
+        first = {}
+        for key, value in node.value:
+            if first.setdefault(str(key.value), key) is not key:
+                yield f"{_line(key)}: the key {key.value} is there already in {_line(first[str(key.value)])}; keep one"
+            yield from _silent_changes(value)
+
+
+def _line(node):
+    return f"line {node.start_mark.line + 1}"
 
 
 def _read_hdf5(path):

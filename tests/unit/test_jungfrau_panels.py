@@ -249,11 +249,40 @@ def test_all_wrong_descriptions_are_told_at_once(tmp_path):
     assert "data set 2" not in str(told.value)
 
 
-@pytest.mark.parametrize("text", ["", "datasets: 3", "- 1", "a: [", "datasets: [{exp: [}]"])
+@pytest.mark.parametrize("text", ["", "datasets: 3", "- 1", "a: [", "datasets: [{exp: [}]", "a: 2017-13-01", "&a [*a]"])
 def test_file_that_holds_no_descriptions_is_refused(tmp_path, text):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(JungfrauError, match="x.yaml"):
         read_datasets([tmp_path / "x.yaml"])
+
+
+ENTRY = f"{{exp: xcsls3716, source: '{SOURCE}', id: {B0}, run: "
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        (f"datasets:\n- {ENTRY}1}}\ndatasets:\n- {ENTRY}2}}", ["line 3: the key datasets is there already in line 1"]),
+        (f"datasets:\n- {ENTRY}1, run: 2}}", ["line 2: the key run is there already in line 2"]),
+        (
+            "datasets:\n" + "".join(f"- {ENTRY}{run}}}\n" for run in ("0631", "1:30", "0b11", "1_000")),
+            ["line 2: 0631 is no plain number", "line 3: 1:30 is", "line 4: 0b11 is", "line 5: 1_000 is"],
+        ),
+    ],
+)
+def test_what_yaml_would_change_silently_is_refused(tmp_path, text, messages):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(JungfrauError, match="x.yaml is not usable") as told:
+        read_datasets([tmp_path / "x.yaml"])
+    for message in messages:
+        assert message in str(told.value)
+
+
+def test_numbers_of_panels_may_be_hexadecimal(tmp_path):
+    numbers = dict(zip(FIELDS, simulate_jungfrau.PANELS[B0], strict=True))
+    panel = ", ".join(f"{name}: {value:#x}" for name, value in numbers.items())
+    (tmp_path / "x.yaml").write_text(f"datasets:\n- {{exp: a1, run: 5, source: '{SOURCE}', panels: [{{{panel}}}]}}")
+    assert find_detector(read_datasets([tmp_path / "x.yaml"]), "a1", 5).panel_ids == (B0,)
 
 
 def write_hdf5(path, panels, dtype="i8", **attributes):
