@@ -114,8 +114,10 @@ def main(arguments=None):
         texts = write_local(detector, directories, constants)
         if given.deploy:
             comment = f"jungfrau_gain_constants -d {given.dataset} -D"
-            for target, is_new in deploy(settings["calib"], detector, constants, texts, comment):
+            for target, is_new, warning in deploy(settings["calib"], detector, constants, texts, comment):
                 say(f"deployed {target}" if is_new else f"{target} is there with the same numbers: nothing to do")
+                if warning:
+                    say(f"warning: {target}: {warning}")
         if given.upload:
             say("\n".join(upload_commands(settings["upload_repository"], detector, texts)))
     except (ConfigError, JungfrauError, OSError) as error:

@@ -1,6 +1,7 @@
 """Put constants of a Jungfrau into the calib directory of the experiment. Only the command does this, never a rule."""
 
 import getpass
+import hashlib
 import os
 import shlex
 import shutil
@@ -38,22 +39,30 @@ def deploy(root, detector, constants, texts, comment):
 
     Returns
     -------
-    list of (Path, bool)
-        The deployed files, and whether each is new.
+    list of (Path, bool, str)
+        The deployed files, whether each is new, and a warning if a file that is not new lacks its line in HISTORY.
 
     Raises
     ------
     JungfrauError
-        With what :func:`deploy_problems` finds; then nothing is deployed.
+        With what :func:`deploy_problems` finds; then nothing is deployed. Or if the files are deployed, but HISTORY of
+        a new one cannot be written.
     """
     wanted = {kind: _target(root, detector, kind) for kind in texts}
     # Looked at before the check, so that a file that somebody deploys meanwhile does not pass unread.
     new = {kind: target for kind, target in wanted.items() if not os.path.lexists(target)}
     raise_problems("nothing is deployed", deploy_problems(root, detector, constants))
     placed = _place({target: (texts[kind], constants[kind]) for kind, target in new.items()})
-    for kind, target in wanted.items():
-        _note(target, texts[kind], kind, comment, always=target in placed)
-    return [(target, target in placed) for target in wanted.values()]
+    unnoted = {
+        target: _note(target, texts[kind], kind, comment, always=target in placed) for kind, target in wanted.items()
+    }
+    lacking = [f"{target}: {unnoted[target]}" for target in placed if unnoted[target]]
+    raise_problems(
+        f"{' and '.join(map(str, wanted.values()))} are in force, but nobody will know from where. Correct what "
+        "follows, then call again, which adds the lines",
+        lacking,
+    )
+    return [(target, target in placed, unnoted[target]) for target in wanted.values()]
 
 
 def deploy_problems(root, detector, constants):
@@ -108,9 +117,13 @@ def _shadowed(target, run):
 
 
 def _forbidden(target):
-    """What has to be written for a new file, and may not be: without HISTORY nobody would know who deployed it."""
-    directory = next(path for path in target.parents if path.exists())
+    """What has to be written for a new file, and cannot be: without HISTORY nobody would know who deployed it."""
+    directory = next(path for path in target.parents if os.path.lexists(path))
+    if not directory.is_dir():
+        return [f"{directory} is in the place of a directory; look what it is, and move it away"]
     history = target.with_name("HISTORY")
+    if os.path.lexists(history) and not history.is_file():
+        return [f"{history} is no file, and a line must be added to it; look what it is, and move it away"]
     paths = [directory, history] if history.exists() else [directory]
     return [
         f"{path} may not be written by {getpass.getuser()}; ask its owner for write permission"
@@ -183,13 +196,23 @@ def _place(copies):
 
 
 def _note(target, text, kind, comment, always):
-    """Append a line to HISTORY, in one write, so that the lines of two users cannot mix."""
+    """Append a line to HISTORY, if not `always` then only if it lacks that of this file; say what went wrong, or ''.
+
+    One write, so that the lines of two users cannot mix. A file of this name may have been there before: the line of
+    this one has the hash of its contents.
+    """
     history = target.with_name("HISTORY")
-    if not always and history.is_file() and f"file:{target.name} " in history.read_text(encoding="utf-8"):
-        return
-    line = (
-        f"file:{target.name} copy_of:{Path(text).absolute()} ctype:{kind} user:{getpass.getuser()} "
-        f"host:{socket.gethostname()} cptime:{time.strftime('%Y-%m-%dT%H:%M:%S')} cwd:{Path.cwd()} cmt:{comment}\n"
-    )
-    with history.open("a", encoding="utf-8") as file:
-        file.write(line)
+    try:
+        name = f"file:{target.name} sha256:{hashlib.sha256(target.read_bytes()).hexdigest()[:12]} "
+        # As bytes: nobody knows how the lines of other programs are encoded.
+        if not always and history.exists() and name.encode() in history.read_bytes():
+            return ""
+        line = (
+            f"{name}copy_of:{Path(text).absolute()} ctype:{kind} user:{getpass.getuser()} "
+            f"host:{socket.gethostname()} cptime:{time.strftime('%Y-%m-%dT%H:%M:%S')} cwd:{Path.cwd()} cmt:{comment}\n"
+        )
+        with history.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        return f"its line cannot be added to {history}: {error.strerror}"
+    return ""

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -382,12 +383,15 @@ def deployed_path(root, kind, name="631-end.data"):
 
 def test_deployed_file_is_the_text(place):
     root, values, texts = place
-    assert deploy(root, DETECTOR, values, texts, "by a test") == [(deployed_path(root, kind), True) for kind in KINDS]
+    assert deploy(root, DETECTOR, values, texts, "by a test") == [
+        (deployed_path(root, kind), True, "") for kind in KINDS
+    ]
     for kind in KINDS:
         assert deployed_path(root, kind).read_bytes() == Path(texts[kind]).read_bytes()
         assert load_as_psana_does(deployed_path(root, kind)).tobytes() == values[kind].tobytes()
         (line,) = deployed_path(root, kind, "HISTORY").read_text().splitlines()
-        for text in ("file:631-end.data copy_of:", f"/local/{kind}.txt ctype:{kind} user:", " cmt:by a test"):
+        assert re.match("file:631-end.data sha256:[0-9a-f]{12} copy_of:/", line)
+        for text in (f"/local/{kind}.txt ctype:{kind} user:", " cmt:by a test"):
             assert text in line
     assert len(files_below(root)) == 4
 
@@ -406,7 +410,7 @@ def test_same_constants_again_are_nothing_to_do(place):
     root, values, texts = place
     deploy(root, DETECTOR, values, texts, "first")
     before = files_below(root)
-    assert deploy(root, DETECTOR, values, texts, "second") == [(deployed_path(root, kind), False) for kind in KINDS]
+    assert deploy(root, DETECTOR, values, texts, "second") == [(deployed_path(root, kind), False, "") for kind in KINDS]
     assert files_below(root) == before
 
 
@@ -455,7 +459,7 @@ def test_deployed_file_is_in_force_beside_others(place, name):
     for kind in KINDS:
         deployed_path(root, kind).parent.mkdir(parents=True)
         deployed_path(root, kind, name).write_text("others")
-    for target, _ in deploy(root, DETECTOR, values, texts, ""):
+    for target, _, _ in deploy(root, DETECTOR, values, texts, ""):
         assert find_deployed(target.parent, 631) == target
 
 
@@ -465,11 +469,100 @@ def test_call_that_was_killed_in_between_is_completed(place):
     deployed_path(root, "pixel_gain", "HISTORY").unlink()
     deployed_path(root, "pixel_offset").unlink()
     assert deploy(root, DETECTOR, values, texts, "") == [
-        (deployed_path(root, "pixel_gain"), False),
-        (deployed_path(root, "pixel_offset"), True),
+        (deployed_path(root, "pixel_gain"), False, ""),
+        (deployed_path(root, "pixel_offset"), True, ""),
     ]
     assert len(deployed_path(root, "pixel_gain", "HISTORY").read_text().splitlines()) == 1
     assert len(deployed_path(root, "pixel_offset", "HISTORY").read_text().splitlines()) == 2
+
+
+def test_file_that_was_removed_and_deployed_again_gets_its_own_line(place, monkeypatch):
+    """Also if the call is killed before it adds the line, and the next one completes it."""
+    root, values, texts = place
+    deploy(root, DETECTOR, values, texts, "first")
+    for kind in KINDS:
+        deployed_path(root, kind).unlink()
+        write_text_array(texts[kind], values[kind], "made again")
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(jungfrau_deploy, "_note", interrupt)
+        deploy(root, DETECTOR, values, texts, "killed")
+    assert [is_new for _, is_new, _ in deploy(root, DETECTOR, values, texts, "second")] == [False, False]
+    for kind in KINDS:
+        first, second = deployed_path(root, kind, "HISTORY").read_text().splitlines()
+        assert first.endswith(" cmt:first")
+        assert second.endswith(" cmt:second")
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_history_in_another_encoding_is_kept(place):
+    root, values, texts = place
+    history = deployed_path(root, "pixel_gain", "HISTORY")
+    history.parent.mkdir(parents=True)
+    history.write_bytes(b"caf\xe9\n")
+    deploy(root, DETECTOR, values, texts, "")
+    lines = history.read_bytes().splitlines()
+    assert lines[0] == b"caf\xe9"
+    assert lines[1].startswith(b"file:631-end.data sha256:")
+    assert [is_new for _, is_new, _ in deploy(root, DETECTOR, values, texts, "")] == [False, False]
+    assert history.read_bytes().splitlines() == lines
+
+
+def test_history_that_cannot_be_written_is_told_with_what_is_in_force(place, monkeypatch):
+    root, values, texts = place
+    history = deployed_path(root, "pixel_offset", "HISTORY")
+
+    def full_disk(path, *arguments, **named):
+        if path == history:
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments, **named)
+
+    real = Path.open
+    with monkeypatch.context() as context:
+        context.setattr(jungfrau_deploy.Path, "open", full_disk)
+        with pytest.raises(JungfrauError) as told:
+            deploy(root, DETECTOR, values, texts, "")
+    gain, offset = (deployed_path(root, kind) for kind in KINDS)
+    assert f"{gain} and {offset} are in force, but" in str(told.value)
+    assert f"  - {offset}: its line cannot be added to {history}: No space left on device" in str(told.value)
+    assert "then call again, which adds the lines" in str(told.value)
+    assert str(told.value).count("its line") == 1
+    assert [is_new for _, is_new, _ in deploy(root, DETECTOR, values, texts, "")] == [False, False]
+    assert len(history.read_text().splitlines()) == 1
+
+
+def test_missing_line_of_a_file_that_is_there_is_only_a_warning(place):
+    root, values, texts = place
+    deploy(root, DETECTOR, values, texts, "")
+    history = deployed_path(root, "pixel_gain", "HISTORY")
+    history.unlink()
+    history.mkdir()  # in place of one that may not be written, since root may write everything
+    before = files_below(root)
+    (_, gain_is_new, warning), offset = deploy(root, DETECTOR, values, texts, "")
+    assert not gain_is_new
+    assert warning == f"its line cannot be added to {history}: Is a directory"
+    assert offset == (deployed_path(root, "pixel_offset"), False, "")
+    assert files_below(root) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "is_file", "message"),
+    [
+        ("HISTORY", False, "pixel_offset/HISTORY is no file, and a line must be added to it; look"),
+        ("", True, "pixel_offset is in the place of a directory; look what it is"),
+    ],
+)
+def test_thing_in_the_wrong_place_is_named_before_anything_is_copied(place, name, is_file, message):
+    root, values, texts = place
+    path = deployed_path(root, "pixel_offset", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch() if is_file else path.mkdir()
+    before = files_below(root)
+    with pytest.raises(JungfrauError, match=message):
+        deploy(root, DETECTOR, values, texts, "")
+    assert files_below(root) == before
 
 
 def test_nothing_stays_if_the_second_file_fails(place, monkeypatch):
@@ -514,7 +607,7 @@ def test_two_users_with_the_same_constants_at_once_do_not_harm_each_other(place,
         return real(path)
 
     monkeypatch.setattr(jungfrau_deploy, "read_text_array", somebody_else)
-    assert [is_new for _, is_new in deploy(root, DETECTOR, values, texts, "")] == [True, False]
+    assert [is_new for _, is_new, _ in deploy(root, DETECTOR, values, texts, "")] == [True, False]
     for kind in KINDS:
         assert read_text_array(deployed_path(root, kind)).tobytes() == values[kind].tobytes()
 
