@@ -4,7 +4,9 @@ A directory is named ``<panel id>`` (valid from the beginning) or ``<panel id>-<
 and is often a link to another one, such as M068. It holds g0_gain.npy, g0_offset.npy, ... g2_offset.npy.
 """
 
+import getpass
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -56,19 +58,26 @@ def list_repository(repository):
             f"the repository of panel constants {repository} cannot be listed: {error.strerror}; set "
             "jungfrau.repository to the directory that holds the panel directories"
         ) from None
-    found = [(match, entry) for entry in entries if (match := NAME.fullmatch(entry.name))]
-    return [
-        PanelDirectory(entry.name, match["panel"], match["rest"] or "", str(entry.resolve()), _problem(match, entry))
-        for match, entry in found
-    ]
+    return [_entry(match, entry) for entry in entries if (match := NAME.fullmatch(entry.name))]
+
+
+def _entry(match, entry):
+    """One bad entry is a problem of its panel alone, whatever is wrong with it."""
+    try:
+        path, problem = str(entry.resolve(strict=True)), _problem(match, entry)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to Python 3.12
+        path, problem = str(entry), f"it cannot be followed: {error}"
+        if isinstance(error, FileNotFoundError) and entry.is_symlink():
+            problem = f"it is a link to {entry.readlink()}, which does not exist"
+    return PanelDirectory(entry.name, match["panel"], match["rest"] or "", path, problem)
 
 
 def _problem(match, entry):
     if match["rest"] is not None and (wrong := time_problem(match["rest"])):
         return f"the time stamp {match['rest']!r} at the end of its name {wrong}"
-    if entry.is_symlink() and not entry.exists():
-        return f"it is a link to {entry.readlink()}, which does not exist"
-    return "" if entry.is_dir() else "it is not a directory"
+    if not entry.is_dir():
+        return "it is not a directory"
+    return "" if os.access(entry, os.R_OK | os.X_OK) else f"it may not be read by {getpass.getuser()}"
 
 
 def choose_directories(listing, detector):

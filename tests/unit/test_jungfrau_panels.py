@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pulsetrain import simulate_jungfrau
+from pulsetrain import jungfrau_panels, simulate_jungfrau
 from pulsetrain.jungfrau import (
     FIELDS,
     PANEL_ID,
@@ -442,6 +442,45 @@ def test_repository_is_listed_with_its_faults(tmp_path):
         "171113-154920171025-3d00fc-2018030600000: the time stamp '2018030600000' at the end of its name has 13 "
         "characters; expected YYYYMMDDhhmmss, 14 digits"
     ]
+
+
+def link_in_a_circle(path, monkeypatch):
+    path.symlink_to(path.name)
+
+
+def directory_that_may_not_be_read(path, monkeypatch):
+    path.mkdir()
+    monkeypatch.setattr(jungfrau_panels.os, "access", lambda held, mode: held != path)
+
+
+def link_into_a_directory_that_may_not_be_read(path, monkeypatch):
+    def refuse(held, strict=False):
+        if held == path:
+            raise PermissionError(13, "Permission denied", str(held))
+        return real(held, strict=strict)
+
+    real = type(path).resolve
+    path.symlink_to("secret/M1")
+    monkeypatch.setattr(jungfrau_panels.Path, "resolve", refuse)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (link_in_a_circle, "it cannot be followed: "),
+        (directory_that_may_not_be_read, "it may not be read by "),
+        (link_into_a_directory_that_may_not_be_read, "it cannot be followed: .*Permission denied"),
+    ],
+)
+def test_entry_that_cannot_be_followed_concerns_its_panel_alone(tmp_path, monkeypatch, spoil, message):
+    (tmp_path / B0).mkdir()
+    spoil(tmp_path / F7, monkeypatch)
+    listing = list_repository(tmp_path)
+    assert [each.name for each in choose_directories(listing, detector([B0]))] == [B0]
+    (told,) = unusable_directories(listing, [B0])
+    assert re.match(f"{F7}: {message}", told)
+    with pytest.raises(JungfrauError, match=rf"panel 1 \({F7}\): {F7}: {message}"):
+        choose_directories(listing, detector([B0, F7]))
 
 
 def test_simulated_listing_is_what_will_be_found(tmp_path):
