@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import numpy as np
 import yaml
 
 from pulsetrain.config import ConfigError, complete_config
@@ -217,29 +218,46 @@ def _line(node):
 
 def _read_hdf5(path):
     """One run of one experiment per file: attributes exp, run and start_time of the group /jungfrau."""
-    entries = []
     with h5py.File(path) as file:
-        if "jungfrau" not in file or not {"exp", "run"} <= set(file["jungfrau"].attrs):
+        group = file.get("jungfrau")
+        if not isinstance(group, h5py.Group) or not {"exp", "run"} <= set(group.attrs):
             raise JungfrauError(f"{path} has no group /jungfrau with attributes exp and run; docs/jungfrau.md has both")
-        group = file["jungfrau"]
-        common = {"exp": _text(group.attrs["exp"]), "run": int(group.attrs["run"])}
+        common = {"exp": _text(group.attrs["exp"]), "run": _whole_number(path, group, "run")}
         if "start_time" in group.attrs:
             common["start_time"] = _text(group.attrs["start_time"])
-        for source, held in group.items():
-            entry = common | {"source": source}
-            if "config_version" in held.attrs:
-                entry["config_version"] = int(held.attrs["config_version"])
-            if "alias" in held.attrs:
-                entry["alias"] = _text(held.attrs["alias"])
-            if "panels" in held:
-                rows = held["panels"][()]
-                if rows.dtype.names != FIELDS:
-                    raise JungfrauError(
-                        f"{path}: /jungfrau/{source}/panels has the fields {rows.dtype.names}; expected {FIELDS}"
-                    )
-                entry["panels"] = [dict(zip(FIELDS, row.tolist(), strict=True)) for row in rows]
-            entries.append(entry)
+        entries = [common | _hdf5_source(path, source, held) for source, held in group.items()]
     return describe({"datasets": entries}, str(path))
+
+
+def _hdf5_source(path, source, held):
+    """One detector, a group of /jungfrau, as an entry of a YAML file."""
+    if not isinstance(held, h5py.Group):
+        raise JungfrauError(f"{path}: /jungfrau/{source} is no group; expected one that holds panels")
+    entry = {"source": source}
+    if "config_version" in held.attrs:
+        entry["config_version"] = _whole_number(path, held, "config_version")
+    if "alias" in held.attrs:
+        entry["alias"] = _text(held.attrs["alias"])
+    if "panels" in held:
+        panels = held.get("panels")
+        name = f"{path}: /jungfrau/{source}/panels"
+        if not isinstance(panels, h5py.Dataset) or panels.ndim != 1:
+            found = f"has shape {panels.shape}" if isinstance(panels, h5py.Dataset) else "is no dataset"
+            raise JungfrauError(f"{name} {found}; expected a dataset with one row per panel")
+        if panels.dtype.names != FIELDS:
+            raise JungfrauError(f"{name} has the fields {panels.dtype.names}; expected {FIELDS}")
+        entry["panels"] = [dict(zip(FIELDS, row.tolist(), strict=True)) for row in panels[()]]
+    return entry
+
+
+def _whole_number(path, group, name):
+    """An attribute that must be one whole number; an array of one is taken as such."""
+    value = np.asarray(group.attrs[name])
+    if value.size != 1 or value.dtype.kind not in "iu":
+        raise JungfrauError(
+            f"{path}: the attribute {name} of {group.name} is {group.attrs[name]!r}; expected a whole number"
+        )
+    return int(value.item())
 
 
 def _text(value):

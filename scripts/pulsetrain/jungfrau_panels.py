@@ -8,6 +8,7 @@ import getpass
 import itertools
 import os
 import re
+import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from pulsetrain.jungfrau import GAIN_STAGES, PANEL_SHAPE, TYPES, JungfrauError, 
 from pulsetrain.jungfrau_datasets import time_problem
 
 NAME = re.compile(r"(?P<panel>[0-9a-f]+-[0-9a-f]+-[0-9a-f]+)(?:-(?P<rest>.*))?")
+# What numpy raises for files that are damaged or something else, such as an .npz; the last three for damaged headers.
+UNREADABLE = (OSError, ValueError, EOFError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 QUANTITIES = {kind: kind.removeprefix("pixel_") for kind in TYPES}  # as in the files' names: gain, offset
 
 
@@ -270,8 +273,9 @@ def _shared_constants(constants, panel_ids, paths):
 
 def _read_panel_file(path, kind):
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with Path(path).open("rb") as file:
+            values = np.lib.format.read_array(file, allow_pickle=False)
+    except UNREADABLE as error:
         return None, [f"it cannot be read as .npy: {error}"]
     problems = array_problems(values, kind)
     with np.errstate(over="ignore"):

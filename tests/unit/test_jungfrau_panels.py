@@ -308,6 +308,52 @@ def test_hdf5_keeps_large_numbers(tmp_path):
         read_datasets([tmp_path / "y.h5"])
 
 
+def in_place(file, name, value):
+    del file[name]
+    file[name] = value
+
+
+def make_group(file, name):
+    del file[name]
+    file.create_group(name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file, held: file["jungfrau"].attrs.update(run="631"), "attribute run of /jungfrau is '631'; expected"),
+        (
+            lambda file, held: file["jungfrau"].attrs.update(run=5.7),
+            r"attribute run of /jungfrau is .*5\.7.*; expected",
+        ),
+        (lambda file, held: file["jungfrau"].attrs.update(run=[1, 2]), "attribute run of /jungfrau is .*; expected"),
+        (lambda file, held: file[held].attrs.update(config_version="ConfigV3"), "config_version of .* is 'ConfigV3'"),
+        (lambda file, held: in_place(file, "jungfrau", 3), "has no group /jungfrau"),
+        (lambda file, held: in_place(file, held, 3), f"/jungfrau/{SOURCE} is no group"),
+        (lambda file, held: in_place(file, held, h5py.SoftLink("/nowhere")), f"/jungfrau/{SOURCE} is no group"),
+        (lambda file, held: make_group(file, f"{held}/panels"), "/panels is no dataset; expected"),
+        (lambda file, held: in_place(file, f"{held}/panels", file[f"{held}/panels"][0]), r"has shape \(\); expected"),
+        (
+            lambda file, held: in_place(file, f"{held}/panels", file[f"{held}/panels"][()][None]),
+            r"has shape \(1, 1\); exp",
+        ),
+        (lambda file, held: in_place(file, f"{held}/panels", [1, 2, 3]), "has the fields None; expected"),
+    ],
+)
+def test_hdf5_that_holds_something_else_is_named(tmp_path, spoil, message):
+    write_hdf5(tmp_path / "x.h5", [simulate_jungfrau.PANELS[B0]])
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        spoil(file, f"jungfrau/{SOURCE}")
+    with pytest.raises(JungfrauError, match=message) as told:
+        read_datasets([tmp_path / "x.h5"])
+    assert str(tmp_path / "x.h5") in str(told.value)
+
+
+def test_number_in_an_array_of_one_is_taken(tmp_path):
+    write_hdf5(tmp_path / "x.h5", [simulate_jungfrau.PANELS[B0]], run=np.array([631]))
+    assert find_detector(read_datasets([tmp_path / "x.h5"]), "xcsls3716", 631).panel_ids == (B0,)
+
+
 def test_descriptions_that_are_cut_off_are_named(tmp_path):
     write_hdf5(tmp_path / "x.h5", [(1, 2, 3)])
     os.truncate(tmp_path / "x.h5", 1000)
@@ -628,6 +674,29 @@ def test_other_floats_are_taken_if_they_lose_nothing(tmp_path, dtype):
     np.save(path, values.astype(dtype))
     paths = [str(tmp_path / "M044" / file) for file in simulate_jungfrau.file_names()]
     assert np.array_equal(merge_panels([FB], paths)["pixel_offset"][0, 0], values.astype(np.float32))
+
+
+def save_as_npz(path):
+    with path.open("wb") as file:
+        np.savez(file, np.ones((512, 1024), np.float32))
+
+
+def damage_zip(path):
+    path.write_bytes(b"PK\x03\x04" + 100 * b"x")
+
+
+def damage_header(path):
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"}", b" ", 1))
+
+
+@pytest.mark.parametrize("spoil", [save_as_npz, damage_zip, damage_header])
+def test_file_that_is_something_else_is_named(tmp_path, spoil):
+    simulate_jungfrau.write_repository(tmp_path, SEED)
+    spoil(tmp_path / "M044" / "g1_gain.npy")
+    paths = [str(tmp_path / "M044" / file) for file in simulate_jungfrau.file_names()]
+    with pytest.raises(JungfrauError, match=rf"panel 0 \({FB}\): \S+/M044/g1_gain.npy: it cannot be read as .npy"):
+        merge_panels([FB], paths)
 
 
 def test_objects_are_not_unpickled(tmp_path):
