@@ -32,7 +32,7 @@ def main(arguments=None):
         panels = len(detector.panel_ids) or f"unknown (psana.Jungfrau.ConfigV{detector.config_version})"
         sys.stdout.write(f"Found source: {slug(detector.source)}, number of panels: {panels}\n")
         sys.stdout.write(f"Jungfrau id: {id_jungfrau(detector)}\n")
-    except (ConfigError, JungfrauError) as error:
+    except (ConfigError, JungfrauError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

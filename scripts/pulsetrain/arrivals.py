@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import yaml
+
 from pulsetrain import config as settings_of
 from pulsetrain.run_kinds import detector_files
 
@@ -209,13 +211,34 @@ def read_config(basedir, configfiles=()):
     -------
     dict
         Complete.
+
+    Raises
+    ------
+    pulsetrain.config.ConfigError
     """
     basedir = Path(basedir)
     config = {}
     for path in [basedir / "config" / "config.yaml", *configfiles]:
-        config = _updated(config, settings_of.read_schema(path) or {})
+        config = _updated(config, _read_file(path))
     schema = basedir / "config" / "schemas" / "config.schema.yaml"
     return settings_of.complete_config(config, schema, "the configuration")
+
+
+def _read_file(path):
+    """One file of the configuration; also one that somebody edits just now, whose errors a watch waits for."""
+    try:
+        values = settings_of.read_schema(path)
+    except OSError as error:
+        raise settings_of.ConfigError(
+            f"the configuration {path} cannot be read: {error.strerror}; correct its name (--configfile)"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date that is none
+        raise settings_of.ConfigError(f"the configuration {path} cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict | None):
+        raise settings_of.ConfigError(
+            f"the configuration {path} holds a {type(values).__name__}; expected lines such as `data_root: demo/data`"
+        )
+    return values or {}
 
 
 def _updated(config, given):

@@ -1,5 +1,6 @@
 """Jungfrau constants: files that read back the same, the gate, the calib directory, and the two commands."""
 
+import importlib
 import io
 import os
 import re
@@ -703,6 +704,27 @@ def test_commands_are_there_by_name_and_print_help(name):
     done = subprocess.run([Path(sys.executable).parent / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, "run make setup, which links the commands"
     assert done.stdout.startswith(f"usage: {name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file or directory; correct its name"),
+        (b"jungfrau: {repository: x\n", "cannot be read as YAML: while parsing"),
+        (b"- a\n", "holds a list; expected lines such as"),
+        (b"\x00", "cannot be read as YAML: unacceptable character"),
+        (b"\xff\xfe\xfd", "cannot be read as YAML: 'utf-8' codec"),
+        (b"jungfrau: 2017-13-01", "cannot be read as YAML: month must be in 1..12"),
+    ],
+)
+@pytest.mark.parametrize(("name", "option"), [("jungfrau_id", []), ("jungfrau_gain_constants", ["-d"])])
+def test_configuration_that_cannot_be_read_is_named(tmp_path, capsys, name, option, text, message):
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_bytes(text)
+    main = importlib.import_module(f"commands.{name}").main
+    assert main([*option, "exp=simls3716:run=631", "--configfile", str(path)]) == 1
+    assert f"the configuration {path} {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [["-D"], ["-U"], ["-s", "Jungfrau.0"]])
