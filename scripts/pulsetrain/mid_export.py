@@ -120,7 +120,7 @@ def export_mid(
         "run": run,
         "stream": stream,
         "detector": detector,
-        "status": "complete" if not len(selection.dropped_id) else ("partial" if len(selection.train_id) else "empty"),
+        "status": ("partial" if _count_lost(selection) else "complete") if len(selection.train_id) else "empty",
         "reason": "; ".join(f"{reason}: {count}" for reason, count in count_reasons(selection)),
         "trains_kept": len(selection.train_id),
         "trains_found": found,
