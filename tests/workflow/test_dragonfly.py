@@ -109,7 +109,7 @@ def orient(folder, name, det_name="r0001_det.h5", num_div=NUM_DIV, iterations=1)
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=1800,  # 2 minutes alone, more than 10 beside other tests on a slow machine
+        timeout=1800,  # beside other tests on a slow machine it took 11 minutes
         env=os.environ | {"OMP_WAIT_POLICY": "passive"},
         check=False,
     )
