@@ -44,7 +44,7 @@ def complete_config(config, schema_path, config_path="config"):
 
 def read_schema(path):
     """Read a JSON schema kept as YAML."""
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
 
 
 def read_run_table(path, schema_path, calibrations):

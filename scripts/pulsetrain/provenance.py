@@ -56,7 +56,7 @@ def code_of(script):
 def _read_module(path):
     source = path.read_bytes()
     imported = []
-    for node in ast.walk(ast.parse(source, filename=str(path))):
+    for node in _statements(ast.parse(source, filename=str(path)).body):
         if isinstance(node, ast.ImportFrom):
             if node.level:
                 raise ImportError(f"{path}: relative import in line {node.lineno}; write the full module name")
@@ -66,18 +66,24 @@ def _read_module(path):
         else:
             continue
         for name in names:
-            imported.extend(_project_files(name))
+            imported.extend(_project_files(SCRIPTS, name))
     return hashlib.sha256(source).hexdigest()[:12], tuple(dict.fromkeys(imported))
 
 
-def _project_files(module):
+def _statements(body):
+    """All statements, with those inside others; without their expressions, which cannot import and are the most."""
+    for node in body:
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, name, ()))
+
+
+@functools.cache
+def _project_files(scripts, module):
     """Files that importing `module` runs: every package on the way and the module itself."""
     parts = module.split(".")
-    for depth in range(1, len(parts) + 1):
-        base = SCRIPTS.joinpath(*parts[:depth])
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                yield path
+    bases = [scripts.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return [path for base in bases for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
 
 
 def hand_over_code(scripts):

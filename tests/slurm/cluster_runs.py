@@ -94,6 +94,10 @@ def full_checkout(place, **config):
             shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, place / name)
+    # Of numba, which goes by what a source file holds: compiled once for all checkouts.
+    compiled = REPOSITORY / "scripts" / "pulsetrain" / "__pycache__"
+    compiled.mkdir(exist_ok=True)
+    (place / "scripts" / "pulsetrain" / "__pycache__").symlink_to(compiled)
     (place / "envs").mkdir()
     shutil.copy2(REPOSITORY / "envs" / "pulsetrain.yaml", place / "envs")
     (place / "slurm").symlink_to("profiles/slurm")

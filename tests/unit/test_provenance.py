@@ -48,6 +48,23 @@ def test_code_of_follows_imports_to_exactly_the_users(small_project):
     assert list(code_of("c.py")) == ["c.py"]
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        "def f():\n    with x:\n        {}\n",
+        "class A:\n    async def f(self):\n        {}\n",
+        "if x:\n    pass\nelse:\n    {}\n",
+        "try:\n    pass\nexcept ImportError:\n    {}\n",
+        "try:\n    pass\nfinally:\n    {}\n",
+        "match x:\n    case 1:\n        {}\n",
+        "for x in y:\n    pass\nelse:\n    {}\n",
+    ],
+)
+def test_imports_inside_other_statements_are_followed(small_project, around):
+    (small_project / "c.py").write_text(around.format("import lib.kernels"))
+    assert list(code_of("c.py")) == ["c.py", "lib/__init__.py", "lib/kernels.py"]
+
+
 def test_code_of_follows_contents_and_not_dates(small_project):
     before = code_of("a.py")
     provenance._read_module.cache_clear()

@@ -25,7 +25,7 @@ rule = importlib.import_module("write_emc")
 RUN = 1
 N_HITS = 60
 MODEL_SIZE = 63
-NUM_DIV = 6  # 10860 orientations, the rule's default
+NUM_DIV = 4  # 3240 orientations
 WITHIN_DEGREES = 25
 BAD_FRACTION = 0.1
 CLIENT = Path(sys.executable).parent / "dragonfly.emc"
@@ -33,11 +33,11 @@ CLIENT = Path(sys.executable).parent / "dragonfly.emc"
 
 @pytest.fixture(scope="module")
 def simulated():
-    """Settings, truth and the frames to use: the strongest of 480 hits, in random orientations.
+    """Settings, truth and the frames to use: the strongest of 1920 hits, in random orientations.
 
-    The detector is far away, so that a speckle is some voxels wide in a model that is quick to orient.
+    The detector is far away, so that a speckle is some voxels wide in a model that few orientations sample well.
     """
-    settings = simulate.settings("tiny", particle="blob", trains=60, cells=8, hit_rate=1.0, distance_m=5.0)
+    settings = simulate.settings("tiny", particle="blob", trains=240, cells=8, hit_rate=1.0, distance_m=8.0)
     truth = simulate.frame_truth(settings, RUN)
     return settings, truth, np.sort(np.argsort(truth["n_photons"])[-N_HITS:])
 
