@@ -62,7 +62,7 @@ class Run:
     def text(self):
         return self.log.read_text(errors="replace")
 
-    def wait(self, seconds=240):
+    def wait(self, seconds=600):
         """Exit code; an error with the log if snakemake still waits after `seconds`."""
         try:
             return self.process.wait(seconds)
@@ -70,12 +70,12 @@ class Run:
             self.kill()
             raise AssertionError(f"{' '.join(self.command)} did not end in {seconds} s:\n{self.text[-6000:]}") from None
 
-    def succeed(self, seconds=240):
+    def succeed(self, seconds=600):
         code = self.wait(seconds)
         assert code == 0, f"{' '.join(self.command)} failed:\n{self.text[-8000:]}"
         return self
 
-    def fail(self, seconds=240):
+    def fail(self, seconds=600):
         assert self.wait(seconds) != 0, f"{' '.join(self.command)} should have failed:\n{self.text[-8000:]}"
         return self
 

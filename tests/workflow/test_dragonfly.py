@@ -159,5 +159,5 @@ def test_mirrored_detector_is_noticed(simulated, outputs):
     shutil.copy(outputs / "r0001_det.h5", outputs / "mirrored_det.h5")
     with h5py.File(outputs / "mirrored_det.h5", "r+") as file:
         file["qx"][...] *= -1
-    _, output = orient(outputs, "mirrored", "mirrored_det.h5", num_div=3)
-    assert fraction_right(simulated, output) < 0.3
+    _, output = orient(outputs, "mirrored", "mirrored_det.h5", num_div=2)  # finds 0.48 with the right detector
+    assert fraction_right(simulated, output) < 0.2
