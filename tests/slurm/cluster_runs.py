@@ -62,7 +62,7 @@ class Run:
     def text(self):
         return self.log.read_text(errors="replace")
 
-    def wait(self, seconds=600):
+    def wait(self, seconds=240):
         """Exit code; an error with the log if snakemake still waits after `seconds`."""
         try:
             return self.process.wait(seconds)
@@ -70,12 +70,12 @@ class Run:
             self.kill()
             raise AssertionError(f"{' '.join(self.command)} did not end in {seconds} s:\n{self.text[-6000:]}") from None
 
-    def succeed(self, seconds=600):
+    def succeed(self, seconds=240):
         code = self.wait(seconds)
         assert code == 0, f"{' '.join(self.command)} failed:\n{self.text[-8000:]}"
         return self
 
-    def fail(self, seconds=600):
+    def fail(self, seconds=240):
         assert self.wait(seconds) != 0, f"{' '.join(self.command)} should have failed:\n{self.text[-8000:]}"
         return self
 
@@ -94,7 +94,7 @@ def full_checkout(place, **config):
             shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, place / name)
-    # Of numba, which goes by what a source file holds: compiled once for all checkouts.
+    # What numba compiled is valid for the text of a source file, wherever that lies: once for all checkouts.
     compiled = REPOSITORY / "scripts" / "pulsetrain" / "__pycache__"
     compiled.mkdir(exist_ok=True)
     (place / "scripts" / "pulsetrain" / "__pycache__").symlink_to(compiled)

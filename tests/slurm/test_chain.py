@@ -23,7 +23,7 @@ def test_chain_on_several_nodes_gives_the_datasets_of_the_local_run(cluster, sna
     local = full_checkout(tmp_path / "local")
     run_locally(local, cluster.env)
     for profile, each in (("slurm", run), ("maxwell", maxwell)):
-        each.succeed(1200)
+        each.succeed(400)
         assert_same_results(each.checkout / "demo", local / "demo")
         jobs = cluster.jobs_of(each)
         assert {job["State"] for job in jobs} == {"COMPLETED"}

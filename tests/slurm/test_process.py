@@ -13,7 +13,7 @@ def process(cluster, checkout, *arguments):
     command = [sys.executable, str(checkout / "scripts" / "commands" / "process.py"), TARGET, "--profile", "slurm"]
     with (checkout.parent / "process.log").open("wb") as log:
         done = subprocess.run(
-            [*command, *arguments], cwd=checkout, env=cluster.env, stdout=log, stderr=log, timeout=600, check=False
+            [*command, *arguments], cwd=checkout, env=cluster.env, stdout=log, stderr=log, timeout=240, check=False
         )
     text = (checkout.parent / "process.log").read_text()
     assert done.returncode == 0, text[-8000:]
