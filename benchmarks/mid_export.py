@@ -2,7 +2,8 @@
 
 `mid_export_vs_read`: AGIPD alone, 2 modules, 16 pulses of 128 trains, 1.1 GB: each frame that is read is corrected. The
 export writes three times what it reads, which is what limits it; so `mid_export_vs_read_and_write` compares with
-reading the same bytes and writing as many, without looking at them.
+reading the same bytes and writing as many, without looking at them, and `mid_export_without_correction_vs_read` is the
+default export, virtual data alone.
 
 `mid_export_example_vs_read_files`: the older program's own example, modules 13 and 14, one pulse of the four of each
 train, both ePix; 600 trains, 2.6 GB, against reading all of these files. The export refers to the ePix frames, and does
